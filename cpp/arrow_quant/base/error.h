@@ -27,9 +27,9 @@ std::string_view ErrorCodeName(ErrorCode code);
 
 // Where an error happened and what to do. Empty strings are left out of the message.
 struct ErrorContext {
-  std::string file;
-  std::string tensor;
-  std::string remedy;  // a full sentence
+  std::string file = {};
+  std::string tensor = {};
+  std::string remedy = {};  // a full sentence
 };
 
 // The one exception of the C++ core. Kernels are noexcept and never throw it.
