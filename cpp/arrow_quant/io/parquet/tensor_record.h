@@ -8,6 +8,13 @@
 
 namespace arrow_quant {
 
+// A cell holds at most this many bytes: Parquet counts a page in 31 bits.
+inline constexpr std::uint64_t kMaxCellBytes = std::uint64_t{1} << 30;
+// Parts of this size keep the writer's and the reader's memory low: the encoder holds about four copies of a cell.
+inline constexpr std::uint64_t kPreferredCellBytes = std::uint64_t{64} << 20;
+// Every part of a tensor begins at a multiple of this many rows, so that its packed codes begin with a whole byte.
+inline constexpr std::uint64_t kPartRowMultiple = 8;
+
 // One row of Parquet V2 Extended: a whole tensor, or one part of a tensor too large for one cell.
 // Byte and float ranges are views; the writer copies nothing before it encodes, the reader keeps what they point to alive.
 //
@@ -37,7 +44,7 @@ struct TensorRecord {
   std::string zero_point_kind = "none";        // "float" or "none"
   std::int32_t row_rank = 1;                   // leading axes (after quant_axis is moved to the front) that form rows
   std::uint64_t row_begin = 0;                 // first matrix row of this part
-  std::uint64_t row_count = 0;                 // matrix rows in this part
+  std::uint64_t row_count = 0;                 // matrix rows in this part; 0 with row_begin 0 when written: all of them
   std::span<const float> residual_scales;      // [row_count, groups] of a residual binary grid
   std::string method;                          // "min_max", "fitted", "ldlq", ...; "kept" when not quantized
   std::string reason;                          // why it was kept or fell back; empty otherwise
