@@ -1,0 +1,93 @@
+#include "arrow_quant/orchestrate/strategy.h"
+
+#include <algorithm>
+
+namespace arrow_quant {
+namespace {
+
+// A model without diffusion logic; it is still rounded as well as the activations allow.
+constexpr StrategyRow kBaseRow = {Modality::kText, StrategyMethod::kGptq, false, false, false};
+
+const StrategyRow& RowFor(std::optional<Modality> modality) {
+  if (!modality) return kBaseRow;
+  return *std::find_if(kStrategyTable.begin(), kStrategyTable.end(),
+                       [&](const StrategyRow& row) { return row.modality == *modality; });
+}
+
+StrategyMethod MethodFor(const std::string& configured, StrategyMethod fallback) {
+  if (configured == "gptq") return StrategyMethod::kGptq;
+  if (configured == "r2q") return StrategyMethod::kR2q;
+  if (configured == "none") return StrategyMethod::kNone;
+  return fallback;
+}
+
+// "always" and "never" overrule the table; "auto" takes its word where the older switch allows it.
+bool Overrule(const std::string& configured, bool table, bool enabled) {
+  if (configured == "always") return true;
+  if (configured == "never") return false;
+  return table && enabled;
+}
+
+void DropWhatNeedsActivations(Strategy& strategy) {
+  const auto drop = [&](bool& part, const char* note) {
+    if (part) strategy.notes.emplace_back(note);
+    part = false;
+  };
+  drop(strategy.error_feedback, "Rounding is to the nearest value: error feedback needs activations.");
+  drop(strategy.time_aware, "No parameters per time group: they need activations.");
+  drop(strategy.spatial, "No equalization: it needs activations.");
+  strategy.time_aware_activations = false;
+}
+
+}  // namespace
+
+std::string_view StrategyMethodName(StrategyMethod method) {
+  switch (method) {
+    case StrategyMethod::kNone:
+      return "none";
+    case StrategyMethod::kGptq:
+      return "gptq";
+    case StrategyMethod::kR2q:
+      return "r2q";
+  }
+  return "none";
+}
+
+Strategy ChooseStrategy(std::optional<Modality> modality, const DiffusionQuantConfig& config, bool have_activations) {
+  const StrategyRow& row = RowFor(modality);
+  Strategy strategy;
+  strategy.method = MethodFor(config.strategy, row.method);
+  strategy.grid = config.grid;
+  strategy.fit = config.fit;
+  strategy.has_activations = have_activations;
+  strategy.error_feedback =
+      config.rounding == "auto" ? strategy.method != StrategyMethod::kNone : config.rounding == "ldlq";
+  const std::string& time_aware = config.strategy_time_aware;
+  strategy.time_aware = Overrule(time_aware, row.time_aware, config.enable_time_aware);
+  strategy.time_aware_activations = Overrule(time_aware, row.time_aware_activations, config.enable_time_aware);
+  strategy.spatial = Overrule(config.strategy_spatial, row.spatial, config.enable_spatial);
+  if (!have_activations) DropWhatNeedsActivations(strategy);
+  return strategy;
+}
+
+std::string StrategyName(const Strategy& strategy) {
+  std::string name = strategy.error_feedback ? "GPTQ" : "Nearest";
+  if (strategy.method == StrategyMethod::kR2q) name = strategy.error_feedback ? "R2Q" : "R2Q (nearest)";
+  if (strategy.time_aware) name += " + TimeAware";
+  if (strategy.spatial) name += " + Spatial";
+  return name;
+}
+
+std::vector<GridKind> AllowedGrids(const Strategy& strategy, int bits) {
+  if (bits != 2 || strategy.grid == "affine") return {GridKind::kAffine};
+  if (strategy.grid == "residual_binary") return {GridKind::kResidualBinary};
+  if (strategy.method == StrategyMethod::kR2q) return {GridKind::kResidualBinary, GridKind::kAffine};
+  return {GridKind::kAffine};
+}
+
+bool UsesFittedGrid(const Strategy& strategy, int bits) {
+  if (strategy.fit != "auto") return strategy.fit == "fitted";
+  return strategy.has_activations || bits < 4;
+}
+
+}  // namespace arrow_quant
