@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -32,10 +33,13 @@ def parse_int(text: str) -> int:
 
 
 def parse_float(text: str) -> float:
-    """Parse a decimal number, without underscores."""
+    """Parse a finite decimal number, without underscores."""
     if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text) is None:
         raise ValueError(text)
-    return float(text)
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def parse_optional_float(text: str) -> float | None:

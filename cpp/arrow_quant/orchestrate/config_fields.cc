@@ -81,6 +81,7 @@ std::string RangeText(const FieldLimits& limits) {
 std::string IntegerText(const FieldLimits& limits) {
   if (limits.numbers.empty()) return "an integer" + RangeText(limits);
   std::vector<std::string> choices;
+  choices.reserve(limits.numbers.size());
   for (const int number : limits.numbers) choices.push_back(std::to_string(number));
   return JoinChoices(choices);
 }

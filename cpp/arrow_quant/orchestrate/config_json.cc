@@ -1,5 +1,6 @@
 // JSON in and out of a configuration.
 
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -14,7 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Thrown by the readers below; FromJson turns it into an Error that names the field.
-struct BadValue {};
+struct BadValue : std::exception {};
 
 // A configuration is an object of sections of values: anything deeper is refused while it is read.
 constexpr int kMaxDepth = 8;

@@ -59,6 +59,14 @@ bool IsAllowed(const TimeWeighting& value, const FieldLimits& limits) {
   return valid && std::any_of(weights->begin(), weights->end(), [](double w) { return w > 0; });
 }
 
+// The first sentence of the library's message, without its full stop.
+std::string Cause(const std::regex_error& error) {
+  std::string text = error.what();
+  text.resize(std::min(text.size(), text.find(". ")));
+  if (text.ends_with('.')) text.pop_back();
+  return text;
+}
+
 void CheckPattern(const ConfigField& field, const std::string& pattern) {
   const std::string name(field.name);
   const std::string remedy = "Write it in ECMAScript syntax, for example attn\\.to_out.";
@@ -67,9 +75,9 @@ void CheckPattern(const ConfigField& field, const std::string& pattern) {
                 {.remedy = "Split it into several patterns."});
   }
   try {
-    const std::regex compiled(pattern, std::regex::ECMAScript | std::regex::icase);
+    static_cast<void>(std::regex(pattern, std::regex::ECMAScript | std::regex::icase));
   } catch (const std::regex_error& error) {
-    throw Error(ErrorCode::kConfiguration, name + ": '" + pattern + "' is not a regular expression: " + error.what(),
+    throw Error(ErrorCode::kConfiguration, name + ": '" + pattern + "' is not a regular expression: " + Cause(error),
                 {.remedy = remedy});
   }
 }
