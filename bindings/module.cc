@@ -15,6 +15,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
+#include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 
 namespace nb = nanobind;
@@ -163,6 +164,13 @@ NB_MODULE(_core, m) {
         return ToJson(PlanModel(input, ModelOptionsFromJson(options_json)));
       },
       "input"_a, "options_json"_a, "What quantize_model would do, from headers only, as JSON text.");
+  m.def(
+      "source_tensors",
+      [](const std::string& path) {
+        const nb::gil_scoped_release release;
+        return ListSourceTensors(path);
+      },
+      "path"_a, "Where each tensor of a source model lies, as a JSON list.");
   m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
