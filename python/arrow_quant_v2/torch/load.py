@@ -66,7 +66,7 @@ def load_quantized(
     if activations is not None:
         raise UnsupportedModelError("activations: quantized activations are not supported. Use None.")
     root = pathlib.Path(path)
-    model = _build(root)
+    model = build_model(root)
     stored = {tensor.name: tensor for tensor in QuantizedModel(root)}
     _check_names(model, stored)
     default = dtype or _source_dtype(stored)
@@ -85,7 +85,8 @@ def load_quantized(
     return model.to(device).eval()
 
 
-def _build(root: pathlib.Path) -> nn.Module:
+def build_model(root: pathlib.Path) -> nn.Module:
+    """The model class of config.json with fresh weights; never code from the directory. Raises MetadataError."""
     config_path = root / "config.json"
     if not config_path.exists():
         raise MetadataError(f"{root}: no config.json. Use load_state_dict for a model without one.", file=str(root))
