@@ -113,7 +113,7 @@ CXX_FILES = $(shell find cpp bindings -name '*.cc' -o -name '*.h')
 PYTHON_DIRS := $(wildcard python tools tests bench examples)
 
 .PHONY: lint
-lint: build ## ruff, mypy, clang-format, module layers, links of documents, clang-tidy on the quick files
+lint: build ## ruff, mypy, clang-format, module layers, links of documents
 	@echo "==> ruff"
 	@$(PY) -m ruff check $(PYTHON_DIRS)
 	@$(PY) -m ruff format --check $(PYTHON_DIRS)
@@ -124,8 +124,6 @@ lint: build ## ruff, mypy, clang-format, module layers, links of documents, clan
 	@echo "==> module layers and document links"
 	@$(PY) tools/check_layers.py
 	@$(PY) tools/check_docs.py
-	@echo "==> clang-tidy (files without Arrow; make tidy does all)"
-	@$(PY) tools/run_clang_tidy.py --jobs $(JOBS)
 
 .PHONY: tidy
 tidy: build ## clang-tidy on every file (slow: Arrow's headers)
@@ -142,12 +140,6 @@ format: $(VENV)/.dev ## rewrite C++ and Python files in the project's format
 docs: $(VENV)/.runtime ## check the links of the Markdown documents
 	@echo "==> checking the links of the documents"
 	@$(PY) tools/check_docs.py
-
-# A forced OpenBLAS core type would slow numpy and flatter us.
-.PHONY: bench
-bench: $(VENV)/.dev $(VENV)/.package ## benchmarks beside numpy, torch and the scalar twin
-	@echo "==> benchmarks of the installed release build"
-	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) bench/run.py $(BENCH_ARGS)
 
 .PHONY: clean
 clean: ## remove what was built (build/, dist/, demo/, caches); .venv stays

@@ -127,8 +127,8 @@ nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_
                         ToNumpy<float>(std::move(q.zero_points), {rows, groups}), q.group_size);
 }
 
-nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits,
-                           std::size_t group_size, const FloatArray& scales, const FloatArray& zero_points) {
+nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
+                           const FloatArray& scales, const FloatArray& zero_points) {
   const std::size_t groups = cols == 0 ? 0 : (cols + group_size - 1) / group_size;
   if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
       codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||

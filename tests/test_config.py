@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from arrow_quant_v2 import ConfigurationError, DiffusionQuantConfig
 
 

@@ -8,12 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from arrow_quant_v2 import ConfigurationError, QuantizationError, ShapeMismatchError, quantize_layer
 from helpers import unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from arrow_quant_v2 import ConfigurationError, QuantizationError, ShapeMismatchError, quantize_layer
 
 BITS = st.sampled_from([2, 3, 4, 8])
 GROUPS = st.sampled_from([16, 32, 64, 128, 256, -1])

@@ -13,8 +13,6 @@ import time
 
 import numpy as np
 import pytest
-from helpers import write_safetensors
-
 from arrow_quant_v2 import (
     ArrowQuantV2,
     CorruptFileError,
@@ -26,6 +24,7 @@ from arrow_quant_v2 import (
     ValidationError,
 )
 from arrow_quant_v2.safetensors_source import SafetensorsSource
+from helpers import write_safetensors
 
 BASE = ArrowQuantV2("base")
 
@@ -113,9 +112,7 @@ def test_fallback_is_recorded(tmp_path):
 
 def test_an_impossible_threshold_keeps_layers(tmp_path):
     source = small_model(tmp_path / "m")
-    result = BASE.quantize_diffusion_model(
-        source, tmp_path / "q", DiffusionQuantConfig(bit_width=2, min_accuracy=1.0)
-    )
+    result = BASE.quantize_diffusion_model(source, tmp_path / "q", DiffusionQuantConfig(bit_width=2, min_accuracy=1.0))
     assert result["layers"] == []
     assert {f["to_bits"] for f in result["fallbacks"]} == {4, 8, 16}
     assert result["fallback_rate"] == {"base": 1.0}

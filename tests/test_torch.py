@@ -7,11 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
-from helpers import write_safetensors  # noqa: E402
-
 from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig, MetadataError, QuantizedModel  # noqa: E402
 from arrow_quant_v2.torch import load_quantized, load_state_dict  # noqa: E402
 from arrow_quant_v2.torch.modules import PackedWeight, make_packed  # noqa: E402
+from helpers import write_safetensors  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,9 @@ def test_torch_operations_agree_with_the_kernels(tmp_path, bits):
     assert torch.equal(packed.expand_by_kernel(), packed.expand_by_torch())
 
 
-@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"])
+@pytest.mark.parametrize(
+    "kind", ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+)
 def test_convolutions_run_packed(tmp_path, kind):
     rank = int(kind[-2])
     transposed = kind.startswith("ConvTranspose")

@@ -50,9 +50,7 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
             continue
         sums = _sums(original_tensor, tensor)
         total += sums
-        layers.append(
-            {"name": tensor.name, "bits": tensor.bits, "cosine": _cosine(sums), "sqnr_db": _sqnr_db(sums)}
-        )
+        layers.append({"name": tensor.name, "bits": tensor.bits, "cosine": _cosine(sums), "sqnr_db": _sqnr_db(sums)})
     worst = min(layers, key=lambda layer: float(layer["cosine"]), default=None)
     low = [layer["name"] for layer in layers if min_accuracy is not None and layer["cosine"] < min_accuracy]
     return {
@@ -88,5 +86,3 @@ def _sqnr_db(sums: npt.NDArray[np.float64]) -> float:
     if sums[3] == 0:
         return 200.0
     return float(min(200.0, 10 * math.log10(sums[0] / sums[3]))) if sums[0] > 0 else 0.0
-
-

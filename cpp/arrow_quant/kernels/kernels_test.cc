@@ -18,8 +18,7 @@
 namespace arrow_quant {
 namespace {
 
-constexpr std::size_t kSizes[] = {0,  1,  3,  7,  8,  9,   15,  16,  17,  31,  32,
-                                  33, 63, 64, 65, 127, 128, 129, 255, 256, 1000};
+constexpr std::size_t kSizes[] = {0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 1000};
 constexpr int kBits[] = {2, 3, 4, 8};
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();

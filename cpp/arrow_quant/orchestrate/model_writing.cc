@@ -99,9 +99,9 @@ void ComponentWriting::OpenFor(int file_index) {
   if (writer_) files_.push_back(writer_->Close());
   file_index_ = file_index;
   const fs::path& source = component_.checkpoint.files()[static_cast<std::size_t>(file_index)].path;
-  writer_ = std::make_unique<ParquetModelWriter>(
-      directory_ / (source.stem().string() + ".parquet"),
-      WriterOptions{.key_value_metadata = {{"arrow_quant.version", kVersion}}});
+  writer_ =
+      std::make_unique<ParquetModelWriter>(directory_ / (source.stem().string() + ".parquet"),
+                                           WriterOptions{.key_value_metadata = {{"arrow_quant.version", kVersion}}});
 }
 
 void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape& matrix,

@@ -36,9 +36,8 @@ Json LayerJson(const TensorReport& r) {
 }
 
 Json KeptJson(const TensorReport& r) {
-  return {{"name", r.name},   {"component", r.component}, {"shape", r.shape},
-          {"dtype", r.dtype}, {"role", r.role},           {"reason", r.reason},
-          {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
+  return {{"name", r.name}, {"component", r.component}, {"shape", r.shape},           {"dtype", r.dtype},
+          {"role", r.role}, {"reason", r.reason},       {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
 }
 
 }  // namespace

@@ -69,7 +69,8 @@ QuantizedMatrix AllocateQuantized(std::int64_t rows, std::int64_t cols, const Ba
   out.rows = rows;
   out.cols = cols;
   out.bits = options.bits;
-  out.group_size = options.group_size == -1 ? std::max<std::int64_t>(cols, 1) : std::min(options.group_size, std::max<std::int64_t>(cols, 1));
+  out.group_size = options.group_size == -1 ? std::max<std::int64_t>(cols, 1)
+                                            : std::min(options.group_size, std::max<std::int64_t>(cols, 1));
   out.codes.resize(static_cast<std::size_t>(PackedBytes(rows * cols, options.bits)));
   out.scales.resize(static_cast<std::size_t>(rows * out.groups()));
   out.zero_points.resize(out.scales.size());
@@ -106,7 +107,8 @@ QuantizedMatrix QuantizeBase(MatrixView<const float> w, const BaseOptions& optio
   const std::int64_t blocks = (w.rows + block - 1) / block;
   ThreadPool::Shared().ParallelFor(blocks, threads, [&](std::int64_t b) {
     const std::int64_t begin = b * block;
-    const BlockReport report = QuantizeRowBlock(w.Rows(begin, std::min(block, w.rows - begin)), options.fit, begin, out);
+    const BlockReport report =
+        QuantizeRowBlock(w.Rows(begin, std::min(block, w.rows - begin)), options.fit, begin, out);
     if (report.non_finite_at) {
       throw Error(ErrorCode::kQuantization,
                   "NaN or Inf at flat index " + std::to_string(begin * w.cols + *report.non_finite_at),

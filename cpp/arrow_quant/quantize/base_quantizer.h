@@ -14,8 +14,8 @@ namespace arrow_quant {
 inline constexpr std::int64_t kRowBlockMultiple = 8;
 
 struct BaseOptions {
-  int bits = 4;                  // 2, 3, 4 or 8
-  std::int64_t group_size = 128; // columns per group; -1 for one group per row
+  int bits = 4;                   // 2, 3, 4 or 8
+  std::int64_t group_size = 128;  // columns per group; -1 for one group per row
   GridFit fit = GridFit::kMinMax;
 };
 
@@ -23,7 +23,8 @@ struct BaseOptions {
 struct BlockReport {
   ErrorSums sums;
   std::int64_t constant_groups = 0;
-  std::optional<std::int64_t> non_finite_at;  // flat index, in the block, of the first NaN or Inf; nothing is quantized then
+  std::optional<std::int64_t>
+      non_finite_at;  // flat index, in the block, of the first NaN or Inf; nothing is quantized then
 };
 
 // Throws Error kInvalidArgument for bits or group sizes that are not allowed.

@@ -57,7 +57,8 @@ TEST(BaseQuantizer, ConstantGroupsAreExact) {
 
 TEST(BaseQuantizer, ExtremesStayFinite) {
   const float max = std::numeric_limits<float>::max();
-  const std::vector<float> w = {-max, max, 0, 1, 1e30F, -1e30F, 5e-41F, 1e-40F, 2e-40F, 3e-40F, 0, 1e-45F, 1000.0F, 1000.1F, 999.9F, 1000.05F};
+  const std::vector<float> w = {-max,   max,    0, 1,      1e30F,   -1e30F,  5e-41F, 1e-40F,
+                                2e-40F, 3e-40F, 0, 1e-45F, 1000.0F, 1000.1F, 999.9F, 1000.05F};
   for (GridFit fit : {GridFit::kMinMax, GridFit::kFitted}) {
     for (int bits : {2, 4, 8}) {
       for (float v : RoundTrip(w, 4, {.bits = bits, .group_size = -1, .fit = fit})) EXPECT_TRUE(std::isfinite(v));

@@ -7,7 +7,6 @@ import pathlib
 import sys
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -150,9 +149,9 @@ def validate(
 @app.command()
 def demo(
     output: Annotated[pathlib.Path, typer.Option("--out", help="The directory to make.")] = pathlib.Path("demo"),
-    model: Annotated[
-        pathlib.Path, typer.Option(help="A class-conditional DiT that draws digits.")
-    ] = pathlib.Path("examples/models/dit_mnist"),
+    model: Annotated[pathlib.Path, typer.Option(help="A class-conditional DiT that draws digits.")] = pathlib.Path(
+        "examples/models/dit_mnist"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and steps.")] = False,
 ) -> None:
     """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
@@ -170,14 +169,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
     try:
-        code = app(args=arguments, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(EXIT_USAGE)
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("stopped; nothing was left half-written", err=True)
-        sys.exit(130)
+        app(args=arguments, prog_name="arrow-quant")
     except ArrowQuantError as error:
         if debug:
             raise
