@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from arrow_quant_v2.config import (
     DiffusionQuantConfig,
     Section,

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from arrow_quant_v2.config import DiffusionQuantConfig, config_fields
 from arrow_quant_v2.config_fields import ConfigField, flatten
 from arrow_quant_v2.errors import ConfigurationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 # Texts that YAML could take for something else, and any other.
 TEXTS = st.one_of(

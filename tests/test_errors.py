@@ -6,24 +6,24 @@ import errno
 import pickle
 
 import pytest
-
 from arrow_quant_v2 import errors
 
 
 @pytest.mark.parametrize("code", sorted(errors.ERROR_CLASSES))
 def test_each_core_code_has_its_class(code: str) -> None:
-    error = errors.from_core(code, "it is wrong", "a.safetensors", "w", "Mend it.")
+    text = "a.safetensors: tensor 'w': it is wrong. Mend it."
+    error = errors.from_core(code, text, "a.safetensors", "w", "Mend it.")
     assert type(error) is errors.ERROR_CLASSES[code]
     assert isinstance(error, errors.ArrowQuantError)
-    assert str(error) == "a.safetensors: tensor 'w': it is wrong. Mend it."
+    assert str(error) == text
     assert (error.code, error.message, error.file, error.tensor, error.remedy) == (
-        code, "it is wrong", "a.safetensors", "w", "Mend it.",
+        code, text, "a.safetensors", "w", "Mend it.",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("cls", list(errors.ERROR_CLASSES.values()))
 def test_errors_survive_pickling(cls: type[errors.ArrowQuantError]) -> None:
-    error = cls("it is wrong", file="a", tensor="b", remedy="Mend it.")
+    error = cls.compose("it is wrong", file="a", tensor="b", remedy="Mend it.")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is cls
     assert str(copy) == str(error)
@@ -41,10 +41,9 @@ def test_unknown_code_gives_the_base_class() -> None:
     ("cls", "builtin"),
     [
         (errors.ConfigurationError, ValueError),
-        (errors.InvalidArgumentError, ValueError),
         (errors.ShapeMismatchError, ValueError),
         (errors.ModelNotFoundError, FileNotFoundError),
-        (errors.FileAccessError, OSError),
+        (errors.ResourceError, OSError),
     ],
 )
 def test_errors_are_what_python_programmers_catch(cls: type[errors.ArrowQuantError], builtin: type[Exception]) -> None:
@@ -56,7 +55,7 @@ def test_model_not_found_has_the_errno() -> None:
     assert errors.ModelNotFoundError("no model", file="x").errno == errno.ENOENT
 
 
-def test_exit_codes() -> None:
-    assert errors.ValidationError.exit_code == 1
-    assert errors.ConfigurationError.exit_code == 2
-    assert errors.CorruptFileError.exit_code == 3
+def test_composed_messages_say_where_what_and_what_to_do() -> None:
+    error = errors.CorruptFileError.compose("it is wrong", file="a", tensor="b", remedy="Mend it.")
+    assert str(error) == "a: tensor 'b': it is wrong. Mend it."
+    assert str(errors.CorruptFileError.compose("it is wrong")) == "it is wrong"

@@ -224,9 +224,13 @@ class DiffusionQuantConfig:
         return hash(self.to_json())
 
     @classmethod
-    def from_profile(cls, name: str) -> Self:
-        """Return the defaults of "edge", "local", "cloud" or "base"; ConfigurationError for any other name."""
-        return cls(**profile_values(name))
+    def from_profile(cls, name: str, **overrides: Any) -> Self:
+        """Return the defaults of "edge", "local", "cloud" or "base", with some values replaced.
+
+        Raises:
+            ConfigurationError: There is no such profile, or as the constructor does.
+        """
+        return cls(**profile_values(name)).with_overrides(overrides)
 
     @classmethod
     def base_mode(cls) -> Self:
@@ -356,7 +360,9 @@ def require_mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `values`; ConfigurationError for anything but a mapping."""
     if isinstance(values, Mapping):
         return values
-    raise ConfigurationError(f"the configuration is a {type(values).__name__}, not a mapping", remedy="Give a dict.")
+    raise ConfigurationError.compose(
+        f"the configuration is a {type(values).__name__}, not a mapping", remedy="Give a dict."
+    )
 
 
 def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,7 +416,13 @@ def check_origins(
         return check_values(values, profile)
     except ConfigurationError as error:
         origin = fault_origin(error, flatten(values), origins) or file
-        raise ConfigurationError(error.message, file=origin, remedy=error.remedy) from None
+        raise located(error, origin) from None
+
+
+def located(error: ConfigurationError, origin: str) -> ConfigurationError:
+    """Return the same error, with its origin in front when there is one."""
+    message = f"{origin}: {error.message}" if origin else error.message
+    return ConfigurationError(message, file=origin, remedy=error.remedy)
 
 
 def fault_origin(error: ConfigurationError, flat: Mapping[str, Any], origins: Mapping[str, str]) -> str:

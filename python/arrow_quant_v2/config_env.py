@@ -81,7 +81,7 @@ def parse_variable(field: ConfigField, name: str, text: str) -> Any:
         return PARSERS[field.type](text.strip())
     except (ValueError, RecursionError):
         shown = text if len(text) <= 80 else text[:80] + "..."
-        raise ConfigurationError(
+        raise ConfigurationError.compose(
             f"{field.name} is {shown!r}; it must be {field.expectation}",
             file=f"environment variable {name}",
             remedy="Correct the variable or unset it; lists and mappings are written as JSON.",

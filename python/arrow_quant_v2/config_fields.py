@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
-from arrow_quant_v2 import _core
+from arrow_quant_v2._native import core
 from arrow_quant_v2.errors import ConfigurationError
 
 MAX_DEPTH = 20
@@ -58,7 +58,7 @@ class ConfigField:
 def config_fields() -> Mapping[str, ConfigField]:
     """Return the table by name, in the order of documents."""
     fields = {}
-    for row in json.loads(_core.config_fields()):
+    for row in json.loads(core.config_fields()):
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         fields[row["name"]] = ConfigField(**values)
     return MappingProxyType(fields)
@@ -66,7 +66,7 @@ def config_fields() -> Mapping[str, ConfigField]:
 
 def profile_values(name: str) -> dict[str, Any]:
     """Return every key of a profile, nested; ConfigurationError when there is none of that name."""
-    return cast(dict[str, Any], json.loads(_core.config_from_profile(str(name))))
+    return cast(dict[str, Any], json.loads(core.config_from_profile(str(name))))
 
 
 def check_values(values: Mapping[str, Any], profile: str = "") -> dict[str, Any]:
@@ -82,13 +82,13 @@ def check_values(values: Mapping[str, Any], profile: str = "") -> dict[str, Any]
     plain = to_plain(values)
     for name, value in leaves(plain):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"{name} is {value}, not a finite number", remedy="Give a finite number.")
+            raise ConfigurationError.compose(f"{name} is {value}, not a finite number", remedy="Give a finite number.")
     try:
         text = json.dumps(plain)
     except (TypeError, ValueError) as error:
         message = f"the configuration holds something else than numbers, texts, lists and mappings: {error}"
-        raise ConfigurationError(message, remedy="Use plain Python values.") from None
-    return cast(dict[str, Any], json.loads(_core.validate_config(text, profile)))
+        raise ConfigurationError.compose(message, remedy="Use plain Python values.") from None
+    return cast(dict[str, Any], json.loads(core.validate_config(text, profile)))
 
 
 def to_plain(value: Any, depth: int = 0) -> Any:
@@ -100,11 +100,13 @@ def to_plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth > MAX_DEPTH:
-        raise ConfigurationError("the configuration is nested too deeply", remedy="Write it as key: value pairs.")
+        raise ConfigurationError.compose(
+            "the configuration is nested too deeply", remedy="Write it as key: value pairs."
+        )
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigurationError(f"the key {key!r} is not a text", remedy="Put it in quotation marks.")
+                raise ConfigurationError.compose(f"the key {key!r} is not a text", remedy="Put it in quotation marks.")
         return {key: to_plain(element, depth + 1) for key, element in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(element, depth + 1) for element in value]
@@ -146,6 +148,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         is_section = name in section_names() and isinstance(value, Mapping)
         part = flatten(value, f"{name}.") if is_section else {name: value}
         for twice in flat.keys() & part.keys():
-            raise ConfigurationError(f"the key '{twice}' is given twice", remedy="Remove one of the two.")
+            raise ConfigurationError.compose(f"the key '{twice}' is given twice", remedy="Remove one of the two.")
         flat |= part
     return flat

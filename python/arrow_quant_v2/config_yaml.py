@@ -152,13 +152,13 @@ def parse_yaml(text: str, file: str = "") -> YamlMapping:
     try:
         return parse_document(text)
     except YamlFault as fault:
-        raise ConfigurationError(fault.message, file=located(file, fault.line), remedy=fault.remedy) from None
+        raise ConfigurationError.compose(fault.message, file=located(file, fault.line), remedy=fault.remedy) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         message = f"this is not YAML: {problem}"
         where = located(file, mark.line + 1 if mark else None)
-        raise ConfigurationError(message, file=where, remedy="Write it as key: value pairs.") from None
+        raise ConfigurationError.compose(message, file=where, remedy="Write it as key: value pairs.") from None
 
 
 def parse_document(text: str) -> YamlMapping:
@@ -189,10 +189,10 @@ def read_yaml_file(path: Path) -> YamlMapping:
         text = data.decode("utf-8-sig")
     except OSError as error:
         message = f"the configuration cannot be read: {error.strerror}"
-        raise ConfigurationError(message, file=str(path), remedy="Give the path of a YAML file.") from error
+        raise ConfigurationError.compose(message, file=str(path), remedy="Give the path of a YAML file.") from error
     except UnicodeDecodeError as error:
         message = f"this is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}"
-        raise ConfigurationError(message, file=str(path), remedy="Save the file as UTF-8.") from None
+        raise ConfigurationError.compose(message, file=str(path), remedy="Save the file as UTF-8.") from None
     return parse_yaml(text, str(path))
 
 

@@ -7,41 +7,41 @@ programmer would expect. The C++ core's errors arrive as the same classes.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ArrowQuantError(Exception):
     """Base of all errors of this package.
 
     Args:
-        message: What is wrong with which value; no full stop at the end.
+        message: Where it is wrong, what is wrong, and what to do, as full sentences.
         code: Stable name of the kind of error, for example ``"corrupt_file"``; the class's own when left out.
         file: The file concerned, or ``""``.
         tensor: The tensor concerned, or ``""``.
-        remedy: A full sentence that says what to do, or ``""``.
+        remedy: What to do, which the message says too, or ``""``.
 
-    Attributes:
-        message, code, file, tensor, remedy: As given.
-        exit_code: Exit code of the command line: 1 quality failed, 2 usage, 3 bad input or a failed run.
-
-    ``str()`` gives ``file: tensor 'name': message. Remedy.``
+    The attributes have the same names.
     """
 
     default_code: ClassVar[str] = "unknown"
-    exit_code: ClassVar[int] = 3
 
     def __init__(
         self, message: str = "", *, code: str | None = None, file: str = "", tensor: str = "", remedy: str = ""
     ) -> None:
+        super().__init__(message)
         self.message = message
         self.code = self.default_code if code is None else code
         self.file = file
         self.tensor = tensor
         self.remedy = remedy
-        where = f"{file}: " if file else ""
-        if tensor:
-            where += f"tensor '{tensor}': "
-        super().__init__(where + message + (f". {remedy}" if remedy else ""))
+
+    @classmethod
+    def compose(cls, problem: str, *, file: str = "", tensor: str = "", remedy: str = "") -> Self:
+        """Make an error whose message is ``file: tensor 'name': problem. Remedy.``, as the core writes it."""
+        message = f"{file}: " if file else ""
+        message += f"tensor '{tensor}': " if tensor else ""
+        message += problem + (f". {remedy}" if remedy else "")
+        return cls(message, file=file, tensor=tensor, remedy=remedy)
 
 
 class QuantizationError(ArrowQuantError):
@@ -51,24 +51,15 @@ class QuantizationError(ArrowQuantError):
 
 
 class ConfigurationError(ArrowQuantError, ValueError):
-    """A configuration key or value is wrong; names the key, the value and what is allowed."""
+    """A configuration key, a value or an argument is wrong; names it, the value and what is allowed."""
 
     default_code = "configuration"
-    exit_code = 2
-
-
-class InvalidArgumentError(ArrowQuantError, ValueError):
-    """An argument is outside its documented range."""
-
-    default_code = "invalid_argument"
-    exit_code = 2
 
 
 class ValidationError(ArrowQuantError):
     """The quality of a quantized model or layer is below the threshold."""
 
     default_code = "validation"
-    exit_code = 1
 
 
 class ModelNotFoundError(ArrowQuantError, FileNotFoundError):
@@ -107,16 +98,10 @@ class UnsupportedModelError(ArrowQuantError):
     default_code = "unsupported"
 
 
-class ResourceError(ArrowQuantError):
-    """Not enough memory or disk space for what was asked."""
+class ResourceError(ArrowQuantError, OSError):
+    """The operating system refused: disk, memory, permission."""
 
     default_code = "resource"
-
-
-class FileAccessError(ArrowQuantError, OSError):
-    """The operating system refused to read or write a file."""
-
-    default_code = "io"
 
 
 class CancelledError(ArrowQuantError):
@@ -126,30 +111,27 @@ class CancelledError(ArrowQuantError):
 
 
 ERROR_CLASSES: dict[str, type[ArrowQuantError]] = {
-    cls.default_code: cls
-    for cls in (
-        QuantizationError,
-        ConfigurationError,
-        InvalidArgumentError,
-        ValidationError,
-        ModelNotFoundError,
-        MetadataError,
-        CorruptFileError,
-        ShapeMismatchError,
-        UnsupportedModelError,
-        ResourceError,
-        FileAccessError,
-        CancelledError,
-    )
+    "quantization": QuantizationError,
+    "configuration": ConfigurationError,
+    "invalid_argument": ConfigurationError,
+    "validation": ValidationError,
+    "model_not_found": ModelNotFoundError,
+    "metadata": MetadataError,
+    "corrupt_file": CorruptFileError,
+    "shape_mismatch": ShapeMismatchError,
+    "unsupported": UnsupportedModelError,
+    "resource": ResourceError,
+    "io": ResourceError,
+    "cancelled": CancelledError,
 }
 
 
 def from_core(code: str, message: str, file: str = "", tensor: str = "", remedy: str = "") -> ArrowQuantError:
-    """Make the exception for an error of the C++ core.
+    """Make the exception for an error of the C++ core; the bindings call it.
 
     Args:
         code: Name of the core's error code, as ``ErrorCodeName`` gives it. An unknown one gives the base class.
-        message: What is wrong.
+        message: The whole message: where, what, and what to do.
         file: The file concerned, or ``""``.
         tensor: The tensor concerned, or ``""``.
         remedy: What to do, a full sentence, or ``""``.

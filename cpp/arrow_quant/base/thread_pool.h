@@ -29,8 +29,8 @@ class ThreadPool {
 
   // Call body(i) for every i in [0, n), at most `max_threads` at a time (0: the pool's size), and wait for all.
   // The first exception is rethrown here once the running bodies have ended; later indices are then skipped.
-  // A stop request skips later indices and throws Error kCancelled. Called from inside the pool it runs on the calling thread too,
-  // so nesting cannot deadlock.
+  // A stop request skips later indices and throws Error kCancelled. Called from inside the pool it runs on the calling
+  // thread too, so nesting cannot deadlock.
   void ParallelFor(std::int64_t n, int max_threads, const std::function<void(std::int64_t)>& body,
                    std::stop_token stop = {});
 

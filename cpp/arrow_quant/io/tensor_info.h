@@ -15,8 +15,8 @@ struct TensorInfo {
   std::vector<std::int64_t> shape;  // empty for a scalar
   std::int64_t num_elements = 0;    // product of shape; 1 for a scalar
   std::int64_t num_bytes = 0;
-  int file_index = 0;               // which file of the checkpoint
-  std::int64_t offset = 0;          // of the first byte, from the start of that file
+  int file_index = 0;       // which file of the checkpoint
+  std::int64_t offset = 0;  // of the first byte, from the start of that file
 };
 
 }  // namespace arrow_quant

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "arrow_quant/kernels/affine-inl.h"
+#include "arrow_quant/kernels/block-inl.h"
 
 namespace arrow_quant {
 namespace {
@@ -48,12 +49,8 @@ inline void ForEachGroup(const std::uint8_t* bytes, std::size_t first, std::size
     const std::size_t end = n - begin > group_size ? begin + group_size : n;
     const auto value = grid_of(group);
     for (std::size_t i = begin; i < end; i += kLanes) {
-      const VecF v = value(reader.Read(first + i));
-      if (n - i >= kLanes) {
-        Store(out + i, v);  // what lies beyond the group is overwritten by the next one
-      } else {
-        StorePartial(out + i, v, n - i);
-      }
+      // What lies beyond the group is overwritten by the next one.
+      StoreBlock(out + i, value(reader.Read(first + i)), n - i);
     }
     begin = end;
   }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "arrow_quant/kernels/affine-inl.h"
+#include "arrow_quant/kernels/block-inl.h"
 #include "arrow_quant/kernels/kernel_table.h"
 
 namespace arrow_quant {
@@ -41,14 +42,14 @@ struct RawGroup {
   Block At(std::size_t block) const {
     const std::size_t i = block * kLanes;
     const VecF mid = Set1(middle);
-    const VecF x = n - i >= kLanes ? Load(w + i) : LoadPartial(w + i, n - i, mid);
+    const VecF x = LoadBlock(w + i, n - i, mid);
     return {Mul(Sub(x, mid), Set1(unit)), WeightAt(i)};
   }
 
  private:
   VecF WeightAt(std::size_t i) const {
     const float* p = weight == nullptr ? kOnes : weight + i;
-    const VecF g = n - i >= kLanes ? Load(p) : LoadPartial(p, n - i, Set1(0.0f));
+    const VecF g = LoadBlock(p, n - i, Set1(0.0f));
     return weight == nullptr ? g : Div(g, Set1(largest_weight));
   }
 };
@@ -239,10 +240,9 @@ double GridError(const float* w, const float* weight, std::size_t n, int max_cod
   const AffineVec g = ToVec(grid, max_code);
   VecD sum = ZeroD();
   for (std::size_t i = 0; i < n; i += kLanes) {
-    const std::size_t left = n - i;
-    const VecF x = left >= kLanes ? Load(w + i) : LoadPartial(w + i, left, Set1(0.0f));
-    const float* p = weight == nullptr ? kOnes : weight + i;
-    const VecF factor = left >= kLanes ? Load(p) : LoadPartial(p, left, Set1(0.0f));
+    const VecF zero = Set1(0.0f);
+    const VecF x = LoadBlock(w + i, n - i, zero);
+    const VecF factor = LoadBlock(weight == nullptr ? kOnes : weight + i, n - i, zero);
     const VecD error = SubD(ToDouble(x), ToDouble(ValueOf(Round(RealCode(x, g)), g)));
     sum = AddProduct(sum, MulD(error, error), ToDouble(factor));
   }
@@ -251,9 +251,7 @@ double GridError(const float* w, const float* weight, std::size_t n, int max_cod
 
 float LargestOf(const float* x, std::size_t n) {
   VecF largest = Set1(0.0f);
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) largest = Max(Load(x + i), largest);
-  if (i < n) largest = Max(LoadPartial(x + i, n - i, largest), largest);
+  for (std::size_t i = 0; i < n; i += kLanes) largest = Max(LoadBlock(x + i, n - i, Set1(0.0f)), largest);
   return ReduceMax(largest);
 }
 

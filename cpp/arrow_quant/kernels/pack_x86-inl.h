@@ -82,7 +82,7 @@ inline void UnpackBlock(const std::uint8_t* bytes, std::uint8_t* codes) {
       Store128(codes, nibbles);
     } else {
       const __m128i low2 = _mm_set1_epi8(0x03);
-      Store128(codes, _mm_unpacklo_epi8(_mm_and_si128(nibbles, low2), _mm_srli_epi16(nibbles, 2)));
+      Store128(codes, _mm_unpacklo_epi8(_mm_and_si128(nibbles, low2), _mm_and_si128(_mm_srli_epi16(nibbles, 2), low2)));
     }
   }
 }

@@ -50,8 +50,9 @@ std::vector<ConfigField> ModelFields() {
       {"grid", kModel, &Member<&Config::grid>, OneOf({"auto", "affine", "residual_binary"}),
        "Values that codes stand for: evenly spaced, or two sums of signs (2 bits only); auto follows the strategy."},
       {"fit", kModel, &Member<&Config::fit>, OneOf({"auto", "min_max", "fitted"}),
-       "How a group's scale and zero point are found; auto fits by least squares with activations or at 2 and 3 bits, "
-       "and takes the range of the weights otherwise."},
+       "How a group's scale and zero point are found: from the range of its weights, or by least squares; auto fits "
+       "where "
+       "there are activations."},
       {"min_accuracy", kModel, &Member<&Config::min_accuracy>, Between(0, 1),
        "Least cosine similarity of a layer's output (of its weights without activations) before it falls back to more "
        "bits."},

@@ -85,9 +85,9 @@ std::vector<GridKind> AllowedGrids(const Strategy& strategy, int bits) {
   return {GridKind::kAffine};
 }
 
-bool UsesFittedGrid(const Strategy& strategy, int bits) {
+bool UsesFittedGrid(const Strategy& strategy) {
   if (strategy.fit != "auto") return strategy.fit == "fitted";
-  return strategy.has_activations || bits < 4;
+  return strategy.has_activations;
 }
 
 }  // namespace arrow_quant

@@ -64,8 +64,8 @@ std::string StrategyName(const Strategy& strategy);
 std::vector<GridKind> AllowedGrids(const Strategy& strategy, int bits);
 
 // Whether a group's grid is fitted by least squares; otherwise it spans the range of the weights. Fitting wins
-// everywhere when activations weight it. Without them it lowers the error at 2 and 3 bits; at 4 and 8 it clips the
-// large weights, which the noisiest steps need, and the pictures get worse although the mean error is lower.
-bool UsesFittedGrid(const Strategy& strategy, int bits);
+// everywhere when activations weight it. Without them it lowers the mean error but clips the large weights, and
+// pictures and texts get worse at every width.
+bool UsesFittedGrid(const Strategy& strategy);
 
 }  // namespace arrow_quant

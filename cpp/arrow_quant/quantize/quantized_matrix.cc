@@ -2,8 +2,6 @@
 
 namespace arrow_quant {
 
-std::string_view GridKindName(GridKind kind) {
-  return kind == GridKind::kAffine ? "affine" : "residual_binary";
-}
+std::string_view GridKindName(GridKind kind) { return kind == GridKind::kAffine ? "affine" : "residual_binary"; }
 
 }  // namespace arrow_quant

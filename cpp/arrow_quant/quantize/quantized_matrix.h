@@ -17,18 +17,18 @@ enum class GridKind {
 // "affine", "residual_binary".
 std::string_view GridKindName(GridKind kind);
 
-// A weight matrix [rows, cols], rows are output channels, quantized in groups of `group_size` consecutive columns of one row.
-// The last group of a row is shorter when group_size does not divide cols.
+// A weight matrix [rows, cols], rows are output channels, quantized in groups of `group_size` consecutive columns of
+// one row. The last group of a row is shorter when group_size does not divide cols.
 struct QuantizedMatrix {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  int bits = 0;                     // 2, 3, 4 or 8
-  std::int64_t group_size = 0;      // in [1, cols]
+  int bits = 0;                 // 2, 3, 4 or 8
+  std::int64_t group_size = 0;  // in [1, cols]
   GridKind grid = GridKind::kAffine;
-  AlignedVector<std::uint8_t> codes;  // packed LSB-first over the rows*cols flattened codes
-  std::vector<float> scales;          // [rows, groups()]
-  std::vector<float> zero_points;     // [rows, groups()]; the middle m for a residual binary grid
-  std::vector<float> residual_scales; // [rows, groups()] for a residual binary grid, else empty
+  AlignedVector<std::uint8_t> codes;   // packed LSB-first over the rows*cols flattened codes
+  std::vector<float> scales;           // [rows, groups()]
+  std::vector<float> zero_points;      // [rows, groups()]; the middle m for a residual binary grid
+  std::vector<float> residual_scales;  // [rows, groups()] for a residual binary grid, else empty
 
   std::int64_t groups() const { return cols == 0 ? 0 : (cols + group_size - 1) / group_size; }
 };

@@ -1,0 +1,153 @@
+# The same verbs by hand and in CI. Each verb does its own set-up: the virtual environment .venv, and system packages
+# where it runs as root (otherwise it names them and stops).
+#
+#   JOBS=2        compiler processes at a time
+#   PYTHON=...    interpreter that .venv is made with (default: python3, or the first of python3.11 to 3.14 that fits)
+#   PYTEST_ARGS=  more arguments for pytest, for example PYTEST_ARGS='-m slow'
+#   DEMO_ARGS=    more arguments for the demo, for example DEMO_ARGS=--quick
+#   BENCH_ARGS=   more arguments for the benchmark
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+# Two goals at once would configure the same build directory twice.
+.NOTPARALLEL:
+
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+CMAKE := $(VENV)/bin/cmake
+CCACHE := $(shell command -v ccache)
+
+# A person's settings for other programs must not change what is built or tested here.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONSAFEPATH PYTHONUSERBASE PYTHONPLATLIBDIR
+unexport VIRTUAL_ENV CONDA_PREFIX PYTEST_ADDOPTS PYTEST_PLUGINS MYPYPATH RUFF_CONFIG DESTDIR CDPATH
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIREMENT PIP_NO_DEPS PIP_EDITABLE PIP_PYTHON PIP_DRY_RUN
+unexport CMAKE_GENERATOR CMAKE_BUILD_TYPE CMAKE_INSTALL_MODE CMAKE_ARGS SKBUILD_CMAKE_ARGS
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+ifneq ($(CCACHE),)
+export CMAKE_CXX_COMPILER_LAUNCHER := $(CCACHE)
+export CCACHE_BASEDIR := $(CURDIR)
+endif
+
+# What the installed package is made from.
+SOURCES := CMakeLists.txt pyproject.toml VERSION $(shell find cpp bindings cmake python -type f \
+             \( -name '*.cc' -o -name '*.h' -o -name '*.py' -o -name '*.cmake' -o -name '*.in' -o -name 'CMakeLists.txt' \) \
+             2>/dev/null)
+PIP_BUILD := CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PY) -I -m pip --disable-pip-version-check
+
+.PHONY: help
+help: ## this list
+	@echo "make VERB [JOBS=2] [PYTHON=python3.12] ..."
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+# ---- set-up
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt requirements/constraints.txt
+	@tools/setup_venv.sh $(VENV) requirements/build.txt
+	@tools/setup_venv.sh $(VENV) requirements/runtime.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@tools/setup_venv.sh $(VENV) requirements/dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.dev ## make .venv with everything that development and tests need
+
+# ---- build
+
+# Configure a preset; GoogleTest is optional in the dev preset, so that the Python tests run without it.
+CONFIGURE := $(CMAKE) -DPython_EXECUTABLE=$(CURDIR)/$(PY) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
+             --log-level=WARNING
+
+.PHONY: configure
+configure: $(VENV)/.dev
+	@tests=ON; tools/system_packages.sh gtest || tests=OFF; \
+	$(CONFIGURE) --preset dev -DARROW_QUANT_TESTS=$$tests
+
+.PHONY: build
+build: configure ## build the dev preset: unit tests, and the Python module in python/
+	@echo "==> building the dev preset in build/dev ($(JOBS) jobs)"
+	@$(CMAKE) --build --preset dev -j $(JOBS)
+	@cp -u build/dev/bindings/_core.pyi python/arrow_quant_v2/_core.pyi
+
+# The package as a person installs it, a release build, in .venv.
+$(VENV)/.package: $(SOURCES) $(VENV)/.runtime
+	@echo "==> building the package and installing it into $(VENV)"
+	@$(PIP_BUILD) install --quiet --no-build-isolation --no-deps .
+	@touch $@
+
+.PHONY: wheel
+wheel: $(VENV)/.runtime ## build the wheel into dist/, in an isolated environment
+	@echo "==> building the wheel into dist/"
+	@$(PIP_BUILD) wheel --no-deps --wheel-dir dist .
+
+# ---- use
+
+.PHONY: demo
+demo: $(VENV)/.package ## quantize and sample the demo model into demo/ (DEMO_ARGS=--quick for a short run)
+	@echo "==> running the demo: quantized models, pictures and a table go to demo/"
+	@$(VENV)/bin/arrow-quant demo --out demo $(DEMO_ARGS)
+
+# ---- check
+
+.PHONY: test
+test: build ## C++ unit tests and all Python tests
+	@if [ -x build/dev/arrow_quant_tests ] && grep -q '^ARROW_QUANT_TESTS:.*=ON' build/dev/CMakeCache.txt; then \
+	  echo "==> C++ unit tests"; build/dev/arrow_quant_tests --gtest_brief=1; \
+	else echo "==> the C++ unit tests were left out: GoogleTest is missing"; fi
+	@echo "==> Python tests"
+	@PYTHONPATH=python $(PY) -m pytest $(PYTEST_ARGS)
+
+# Undefined behaviour must fail the run, not only print.
+.PHONY: asan
+asan: $(VENV)/.dev ## C++ unit tests under the address and undefined-behaviour sanitizers
+	@echo "==> C++ unit tests with sanitizers"
+	@tools/system_packages.sh gtest
+	@$(CONFIGURE) --preset asan
+	@$(CMAKE) --build --preset asan -j $(JOBS)
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/asan/arrow_quant_tests --gtest_brief=1
+
+CXX_FILES = $(shell find cpp bindings -name '*.cc' -o -name '*.h')
+PYTHON_DIRS := $(wildcard python tools tests bench examples)
+
+.PHONY: lint
+lint: build ## ruff, mypy, clang-format, module layers, links of documents
+	@echo "==> ruff"
+	@$(PY) -m ruff check $(PYTHON_DIRS)
+	@$(PY) -m ruff format --check $(PYTHON_DIRS)
+	@echo "==> mypy"
+	@$(PY) -m mypy
+	@echo "==> clang-format"
+	@$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	@echo "==> module layers and document links"
+	@$(PY) tools/check_layers.py
+	@$(PY) tools/check_docs.py
+
+.PHONY: tidy
+tidy: build ## clang-tidy on every file (slow: Arrow's headers)
+	@echo "==> clang-tidy on every file"
+	@$(PY) tools/run_clang_tidy.py --jobs $(JOBS) --all
+
+.PHONY: format
+format: $(VENV)/.dev ## rewrite C++ and Python files in the project's format
+	@echo "==> formatting"
+	@$(VENV)/bin/clang-format -i $(CXX_FILES)
+	@$(PY) -m ruff format $(PYTHON_DIRS)
+
+.PHONY: docs
+docs: $(VENV)/.runtime ## check the links of the Markdown documents
+	@echo "==> checking the links of the documents"
+	@$(PY) tools/check_docs.py
+
+.PHONY: clean
+clean: ## remove what was built (build/, dist/, demo/, caches); .venv stays
+	@echo "==> removing build products"
+	@rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)/.package
+	@rm -f python/arrow_quant_v2/_core*.so python/arrow_quant_v2/_core.pyi
+	@find cpp bindings python tests tools bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: distclean
+distclean: clean ## clean, and remove .venv
+	@rm -rf $(VENV)

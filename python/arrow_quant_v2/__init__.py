@@ -1,0 +1,41 @@
+"""ArrowQuant V2: post-training quantization of diffusion models to Parquet."""
+
+from arrow_quant_v2._native import core
+from arrow_quant_v2.api import ArrowQuantV2
+from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.errors import (
+    ArrowQuantError,
+    ConfigurationError,
+    CorruptFileError,
+    MetadataError,
+    ModelNotFoundError,
+    QuantizationError,
+    ResourceError,
+    ShapeMismatchError,
+    UnsupportedModelError,
+    ValidationError,
+)
+from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
+from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+
+__version__: str = core.__version__
+
+__all__ = [
+    "ArrowQuantError",
+    "ArrowQuantV2",
+    "ConfigurationError",
+    "CorruptFileError",
+    "DiffusionQuantConfig",
+    "MetadataError",
+    "ModelNotFoundError",
+    "QuantizationError",
+    "QuantizedLayer",
+    "QuantizedModel",
+    "ResourceError",
+    "ShapeMismatchError",
+    "StoredTensor",
+    "UnsupportedModelError",
+    "ValidationError",
+    "__version__",
+    "quantize_layer",
+]

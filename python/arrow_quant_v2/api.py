@@ -1,0 +1,113 @@
+"""Quantize and validate whole models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from arrow_quant_v2._native import core
+from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.errors import ConfigurationError
+from arrow_quant_v2.validate import validate
+
+ProgressCallback = Callable[[str, float], None]
+PathLike = str | os.PathLike[str]
+
+_log = logging.getLogger("arrow_quant_v2")
+
+
+class ArrowQuantV2:
+    """The quantizer.
+
+    Args:
+        mode: "diffusion" finds the modality of the model and raises MetadataError when nothing tells it; "base"
+            quantizes any model.
+    """
+
+    def __init__(self, mode: str = "diffusion") -> None:
+        if mode not in ("diffusion", "base"):
+            raise ConfigurationError(f"mode is {mode!r}. Use 'diffusion' or 'base'.", code="configuration")
+        self.mode = mode
+
+    def quantize_diffusion_model(
+        self,
+        model_path: PathLike,
+        output_path: PathLike,
+        config: DiffusionQuantConfig | None = None,
+        *,
+        overwrite: bool = False,
+        progress_callback: ProgressCallback | None = None,
+    ) -> dict[str, Any]:
+        """Quantize the weights of a model into a directory of Parquet files.
+
+        Args:
+            model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, or a transformers
+                directory.
+            output_path: a directory that does not exist or is empty, unless ``overwrite``.
+            config: default DiffusionQuantConfig.from_profile("local").
+            progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
+                KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
+
+        Returns:
+            quantized_path, modality, bit_width, method and calibration (what ran), compression_ratio (bytes of the
+            source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
+            cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
+            fallback_rate, warnings, quantization_time_s, peak_memory_mb.
+        """
+        config = config or DiffusionQuantConfig()
+        options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
+        text = core.quantize_model(
+            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback)
+        )
+        result: dict[str, Any] = json.loads(text)
+        return result
+
+    def quantize(
+        self,
+        model_path: PathLike,
+        output_path: PathLike,
+        bit_width: int = 4,
+        group_size: int = 128,
+        *,
+        overwrite: bool = False,
+        progress_callback: ProgressCallback | None = None,
+    ) -> dict[str, Any]:
+        """Quantize any model at the given width, without a quality threshold. Result as quantize_diffusion_model."""
+        config = DiffusionQuantConfig(bit_width=bit_width, group_size=group_size, min_accuracy=0.0)
+        return ArrowQuantV2("base").quantize_diffusion_model(
+            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback
+        )
+
+    def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
+        """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates."""
+        config = config or DiffusionQuantConfig()
+        options = {**config.to_dict(), "diffusion": self.mode == "diffusion"}
+        result: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
+        return result
+
+    def validate_quality(
+        self, original_path: PathLike, quantized_path: PathLike, min_accuracy: float | None = None
+    ) -> dict[str, Any]:
+        """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
+        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy)
+
+
+def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:
+    """A callback whose errors are logged once and never end a run."""
+    if callback is None:
+        return None
+    failed = False
+
+    def call(message: str, fraction: float) -> None:
+        nonlocal failed
+        try:
+            callback(message, fraction)
+        except Exception:
+            if not failed:
+                _log.exception("the progress callback failed; the run goes on")
+            failed = True
+
+    return call

@@ -1,0 +1,180 @@
+"""arrow-quant: quantize, inspect, validate and demo."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from arrow_quant_v2 import (
+    ArrowQuantError,
+    ArrowQuantV2,
+    ConfigurationError,
+    DiffusionQuantConfig,
+    QuantizedModel,
+    __version__,
+)
+from arrow_quant_v2.cli.progress import progress_reporter
+from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_summary
+
+EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
+
+app = typer.Typer(
+    help="Quantize diffusion models to INT2, INT4 or INT8 Parquet.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+out = Console()
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"arrow-quant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Quantize diffusion models to INT2, INT4 or INT8 Parquet."""
+
+
+def _config(config: pathlib.Path | None, profile: str | None, given: dict[str, Any]) -> DiffusionQuantConfig:
+    """Options over environment over file over profile."""
+    overrides = {key: value for key, value in given.items() if value not in (None, [])}
+    return DiffusionQuantConfig.resolve(profile=profile, path=config, overrides=overrides)
+
+
+@app.command()
+def quantize(
+    model: Annotated[pathlib.Path, typer.Argument(help="A .safetensors file or a model directory.")],
+    output: Annotated[pathlib.Path, typer.Argument(help="The directory to make.")],
+    bits: Annotated[int | None, typer.Option("--bits", help="2, 3, 4 or 8.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128, 256, or -1 for a whole row.")] = None,
+    profile: Annotated[str | None, typer.Option(help="edge (2 bits), local (4) or cloud (8).")] = None,
+    config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
+    mode: Annotated[str, typer.Option(help="diffusion, or base for any model.")] = "diffusion",
+    modality: Annotated[str | None, typer.Option(help="text, code, image or audio.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least weight cosine of a layer.")] = None,
+    fit: Annotated[str | None, typer.Option(help="auto, min_max or fitted.")] = None,
+    on_nonfinite: Annotated[str | None, typer.Option(help="error or keep.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Regex of tensors to keep; may be repeated.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="Regex of tensors to quantize although kept.")] = None,
+    components: Annotated[list[str] | None, typer.Option(help="Parts of a pipeline to quantize.")] = None,
+    variant: Annotated[str | None, typer.Option(help="File variant, for example fp16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
+    fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop at a layer below min accuracy.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a layer fell back.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Say what would be done, from headers.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantize a model into a directory of Parquet files."""
+    given = {
+        "bit_width": bits, "group_size": group_size, "modality": modality, "min_accuracy": min_accuracy, "fit": fit,
+        "on_nonfinite": on_nonfinite, "keep_patterns": keep, "quantize_patterns": also, "components": components,
+        "variant": variant, "num_threads": threads, "fail_fast": fail_fast,
+    }  # fmt: skip
+    options = _config(config, profile, given)
+    quantizer = ArrowQuantV2(mode)
+    if plan:
+        planned = quantizer.plan(model, options)
+        if as_json:
+            typer.echo(json.dumps(planned))
+        else:
+            out.print(layer_table(planned, planned=True))
+            print_summary(out, planned, planned=True)
+        return
+    with progress_reporter(quiet=as_json) as report:
+        result = quantizer.quantize_diffusion_model(
+            model, output, options, overwrite=overwrite, progress_callback=report
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        print_summary(out, result, planned=False)
+    if strict and result["layers_fallen_back"]:
+        raise typer.Exit(EXIT_QUALITY)
+
+
+@app.command()
+def inspect(quantized: pathlib.Path, as_json: JsonOption = False) -> None:
+    """List the tensors of a quantized model."""
+    model = QuantizedModel(quantized)
+    rows = [
+        {
+            "name": t.name, "component": t.component, "shape": list(t.shape), "dtype": t.dtype, "bits": t.bits,
+            "group_size": t.group_size, "grid": t.grid, "method": t.method, "reason": t.reason,
+            "stored_bytes": t.data.nbytes + t.scales.nbytes + t.zero_points.nbytes,
+        }
+        for t in model
+    ]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"parquet_bytes": model.parquet_bytes, "tensors": rows}))
+    else:
+        out.print(inspect_table(rows))
+        out.print(f"{len(rows)} tensors, {model.parquet_bytes / 1e6:.2f} MB in {len(model.files)} file(s)")
+
+
+@app.command()
+def validate(
+    original: pathlib.Path,
+    quantized: pathlib.Path,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least weight cosine of a layer.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a quantized model with its source; exit 1 when it fails."""
+    result = ArrowQuantV2().validate_quality(original, quantized, min_accuracy)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        out.print(f"cosine {result['cosine_similarity']:.5f}, SQNR {result['sqnr_db']:.2f} dB over all weights")
+        if result["worst_layer"]:
+            out.print(f"worst layer {result['worst_layer']}: cosine {result['min_cosine']:.5f}")
+        for key in ("changed", "missing", "extra", "below_min_accuracy"):
+            if result[key]:
+                out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}")
+        out.print("passed" if result["passed"] else "failed")
+    if not result["passed"]:
+        raise typer.Exit(EXIT_QUALITY)
+
+
+@app.command()
+def demo(
+    output: Annotated[pathlib.Path, typer.Option("--out", help="The directory to make.")] = pathlib.Path("demo"),
+    model: Annotated[pathlib.Path, typer.Option(help="A class-conditional DiT that draws digits.")] = pathlib.Path(
+        "examples/models/dit_mnist"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and steps.")] = False,
+) -> None:
+    """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
+    try:
+        from arrow_quant_v2.demo import run_demo
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the demo needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch,report]'"
+        ) from error
+    run_demo(model, output, out, quick=quick)
+
+
+def main() -> None:
+    """Entry point: exit codes 0 fine, 1 quality failed, 2 usage, 3 bad input; no traceback unless --debug is given."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) != len(sys.argv) - 1
+    try:
+        app(args=arguments, prog_name="arrow-quant")
+    except ArrowQuantError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        quality = error.code == "validation"
+        sys.exit(EXIT_QUALITY if quality else EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Tables and sentences for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def layer_table(result: dict[str, Any], planned: bool) -> Table:
+    """A row per tensor: what it gets, or why it is kept."""
+    table = Table("tensor", "shape", "role", "bits", "group", "tail", "KB", "method / reason")
+    for layer in result["layers"]:
+        table.add_row(
+            layer["name"], _shape(layer), layer["role"], str(layer["bits"]), str(layer["group_size"]),
+            str(layer["tail"]), f"{layer['stored_bytes'] / 1e3:.1f}", layer["method"],
+        )  # fmt: skip
+    for kept in result["kept"]:
+        table.add_row(
+            kept["name"], _shape(kept), kept["role"], "-", "-", "-", f"{kept['source_bytes'] / 1e3:.1f}",
+            f"kept: {kept['reason']}",
+        )  # fmt: skip
+    return table
+
+
+def inspect_table(rows: list[dict[str, Any]]) -> Table:
+    """A row per stored tensor."""
+    table = Table("tensor", "shape", "dtype", "bits", "group", "grid", "method / reason")
+    for row in rows:
+        quantized = row["bits"] > 0
+        table.add_row(
+            row["name"], _shape(row), row["dtype"], str(row["bits"]) if quantized else "-",
+            str(row["group_size"]) if quantized else "-", row["grid"], row["method"] if quantized else row["reason"],
+        )  # fmt: skip
+    return table
+
+
+def print_summary(console: Console, result: dict[str, Any], planned: bool) -> None:
+    """The headline of a run: size, quality, fallbacks, warnings."""
+    about = "at most " if planned else ""
+    console.print(
+        f"{len(result['layers'])} tensors quantized, {len(result['kept'])} kept; "
+        f"{result['source_size_mb']:.2f} MB -> {about}{result['model_size_mb']:.2f} MB "
+        f"({result['compression_ratio']:.2f}x, {result['bits_per_weight']:.2f} bits a weight over all parameters)"
+    )
+    if not planned:
+        console.print(
+            f"method {result['method']}, calibration {result['calibration']}: weight cosine "
+            f"{result['cosine_similarity']:.5f}, SQNR {result['sqnr_db']:.2f} dB; "
+            f"{result['quantization_time_s']:.2f} s, peak memory {result['peak_memory_mb']:.0f} MB"
+        )
+        for step in result["fallbacks"]:
+            target = "kept" if step["to_bits"] == 16 else f"INT{step['to_bits']}"
+            console.print(f"fell back: {step['layer']} INT{step['from_bits']} -> {target}: {step['cause']}")
+        console.print(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
+    for warning in result["warnings"]:
+        console.print(f"warning: {warning}")
+
+
+def _shape(row: dict[str, Any]) -> str:
+    return "x".join(str(d) for d in row["shape"]) or "scalar"

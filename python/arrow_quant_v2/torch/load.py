@@ -1,0 +1,156 @@
+"""Build the model of a quantized directory, its weights packed or expanded."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from arrow_quant_v2.errors import MetadataError, ShapeMismatchError, UnsupportedModelError
+from arrow_quant_v2.model_file import QuantizedModel, StoredTensor, read_json
+from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_packed
+
+_CONFIG_ONLY = "quantization_config"
+
+
+def tensor_of(stored: StoredTensor) -> torch.Tensor:
+    """A stored tensor as torch holds it: kept ones with their own dtype, quantized ones as float32."""
+    if stored.quantized:
+        return torch.from_numpy(stored.dequantize())
+    dtype: torch.dtype = getattr(torch, stored.dtype)
+    if stored.data.size == 0:
+        return torch.zeros(stored.shape, dtype=dtype)
+    return torch.from_numpy(stored.data.copy()).view(dtype).reshape(stored.shape)
+
+
+def load_state_dict(path: str | pathlib.Path, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Plain tensors by name, for any model class.
+
+    Quantized tensors come as the source's dtype (or ``dtype``), kept ones unchanged (floating-point ones as ``dtype``
+    when it is given). In a pipeline names are prefixed with "component.".
+    """
+    result: dict[str, torch.Tensor] = {}
+    for stored in QuantizedModel(path):
+        value = tensor_of(stored)
+        if stored.quantized:
+            value = value.to(dtype or getattr(torch, stored.dtype))
+        elif dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        result[f"{stored.component}.{stored.name}" if stored.component else stored.name] = value
+    return result
+
+
+def load_quantized(
+    path: str | pathlib.Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    expand: bool = False,
+    activations: str | None = None,
+) -> nn.Module:
+    """The diffusers or transformers model of config.json with quantized weights, in eval mode.
+
+    Args:
+        path: a directory with config.json, or a component of a pipeline.
+        dtype: of kept floating-point tensors and of expanded weights; default the source's.
+        device: where the modules live.
+        expand: expand all weights once; otherwise linear and convolution weights stay packed in memory and are
+            expanded in each call.
+        activations: only None in this version: activations stay in floating point.
+
+    Raises:
+        MetadataError: config.json names no class of diffusers or transformers; use load_state_dict then.
+    """
+    if activations is not None:
+        raise UnsupportedModelError("activations: quantized activations are not supported. Use None.")
+    root = pathlib.Path(path)
+    model = build_model(root)
+    stored = {tensor.name: tensor for tensor in QuantizedModel(root)}
+    _check_names(model, stored)
+    default = dtype or _source_dtype(stored)
+    model.to(default)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            owner_name, _, leaf = name.rpartition(".")
+            owner = modules.get(owner_name)
+            if tensor.quantized and not expand and leaf == "weight" and type(owner) in PACKED_MODULES:
+                assert owner is not None
+                packed = make_packed(owner, PackedWeight(tensor, default))
+                _replace(model, owner_name, packed)
+            elif owner is not None:
+                _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
+    return model.to(device).eval()
+
+
+def build_model(root: pathlib.Path) -> nn.Module:
+    """The model class of config.json with fresh weights; never code from the directory. Raises MetadataError."""
+    config_path = root / "config.json"
+    if not config_path.exists():
+        raise MetadataError(f"{root}: no config.json. Use load_state_dict for a model without one.", file=str(root))
+    config = {key: value for key, value in read_json(config_path).items() if key != _CONFIG_ONLY}
+    if "_class_name" in config:
+        return _diffusers_model(str(config["_class_name"]), config)
+    if config.get("architectures"):
+        return _transformers_model(str(config["architectures"][0]), config)
+    raise MetadataError(f"{config_path}: names no class. Use load_state_dict.", file=str(config_path))
+
+
+def _class(library: str, name: str, base: type) -> Any:
+    """A model class of a library; never code from the model's directory."""
+    found = getattr(importlib.import_module(library), name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise MetadataError(f"'{name}' is no model class of {library}. Use load_state_dict.")
+    return found
+
+
+def _diffusers_model(name: str, config: dict[str, Any]) -> nn.Module:
+    cls = _class("diffusers", name, nn.Module)
+    model: nn.Module = cls.from_config({k: v for k, v in config.items() if not k.startswith("_")})
+    return model
+
+
+def _transformers_model(name: str, config: dict[str, Any]) -> nn.Module:
+    transformers = importlib.import_module("transformers")
+    cls = _class("transformers", name, nn.Module)
+    settings = transformers.AutoConfig.for_model(**config)
+    model: nn.Module = cls(settings)
+    return model
+
+
+def _source_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
+    """The commonest floating-point type of the source."""
+    counts: dict[str, int] = {}
+    for tensor in stored.values():
+        if getattr(torch, tensor.dtype).is_floating_point and not tensor.dtype.startswith("float8"):
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    return getattr(torch, max(counts, key=lambda key: counts[key])) if counts else torch.float32
+
+
+def _check_names(model: nn.Module, stored: dict[str, StoredTensor]) -> None:
+    wanted = model.state_dict()
+    tied = {data.data_ptr(): name for name, data in wanted.items() if name in stored}
+    missing = [name for name, data in wanted.items() if name not in stored and data.data_ptr() not in tied]
+    unknown = [name for name in stored if name not in wanted]
+    if missing or unknown:
+        raise ShapeMismatchError(
+            f"the model of config.json and the file do not fit: missing {missing[:3]}, unknown {unknown[:3]}. "
+            "Use load_state_dict."
+        )
+
+
+def _assign(owner: nn.Module, leaf: str, stored: StoredTensor, dtype: torch.dtype | None) -> None:
+    value = tensor_of(stored)
+    if dtype is not None and value.is_floating_point():
+        value = value.to(dtype)
+    slot = getattr(owner, leaf)
+    if tuple(slot.shape) != stored.shape:
+        raise ShapeMismatchError(f"tensor '{stored.name}': {stored.shape} where the model has {tuple(slot.shape)}")
+    slot.data = value
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent_name, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent_name), leaf, module)
