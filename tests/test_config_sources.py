@@ -16,7 +16,24 @@ from hypothesis import strategies as st
 # Texts that YAML could take for something else, and any other.
 TEXTS = st.one_of(
     st.sampled_from(
-        ["1e-4", "yes", "null", "~", "010", "0x1F", ".inf", "1:30", "2001-01-01", "<<", "- a", "a: b", "#"]
+        [
+            "1e-4",
+            "yes",
+            "null",
+            "~",
+            "010",
+            "0x1F",
+            ".inf",
+            "1:30",
+            "2001-01-01",
+            "<<",
+            "- a",
+            "a: b",
+            "#",
+            "\x85",
+            "a\n",
+            " b ",
+        ]
     ),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20),
 )

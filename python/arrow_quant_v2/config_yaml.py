@@ -62,6 +62,15 @@ for tag, pattern in SCALARS.items():
     ConfigDumper.add_implicit_resolver(tag, whole, None)
 
 
+def represent_text(dumper: ConfigDumper, text: str) -> yaml.ScalarNode:
+    """Escape a text with control characters or line breaks: PyYAML's other styles do not give all of them back."""
+    escaped = any(not char.isprintable() for char in text)
+    return dumper.represent_scalar(f"{TAG}str", text, style='"' if escaped else None)
+
+
+ConfigDumper.add_representer(str, represent_text)
+
+
 @dataclass(frozen=True)
 class YamlMapping:
     """Values of a file, and the line (from 1) of every key, nested ones dotted."""
