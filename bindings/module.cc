@@ -1,0 +1,172 @@
+// The Python module: conversions, the GIL and errors only.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "arrow_quant/base/cpu_isa.h"
+#include "arrow_quant/base/error.h"
+#include "arrow_quant/base/version.h"
+#include "arrow_quant/orchestrate/quantize_model.h"
+#include "arrow_quant/quantize/base_quantizer.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace arrow_quant {
+namespace {
+
+using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void Translate(const std::exception_ptr& p, void*) {
+  try {
+    std::rethrow_exception(p);
+  } catch (const Error& e) {
+    const nb::object error = nb::module_::import_("arrow_quant_v2.errors")
+                                 .attr("from_core")(std::string(ErrorCodeName(e.code())), e.what(), e.context().file,
+                                                    e.context().tensor, e.context().remedy);
+    PyErr_SetObject(error.type().ptr(), error.ptr());
+  }
+}
+
+// The latest news of a run, handed from its threads to the caller's.
+struct News {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::string message;
+  double fraction = -1;
+  bool done = false;
+};
+
+// Runs the job on a thread of its own; this one reports progress and listens to Ctrl-C every 50 ms.
+std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
+                            const nb::object& callback) {
+  const ModelOptions options = ModelOptionsFromJson(options_json);
+  News news;
+  std::string result;
+  std::exception_ptr failure;
+  std::jthread job([&](const std::stop_token& stop) {
+    try {
+      result = ToJson(QuantizeModel(
+          input, output, options,
+          [&](const std::string& message, double fraction) {
+            const std::lock_guard lock(news.mutex);
+            news.message = message;
+            news.fraction = fraction;
+          },
+          stop));
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard lock(news.mutex);
+    news.done = true;
+    news.changed.notify_all();
+  });
+  double shown = -1;
+  for (bool done = false; !done;) {
+    std::string message;
+    double fraction = 0;
+    {
+      const nb::gil_scoped_release release;
+      std::unique_lock lock(news.mutex);
+      news.changed.wait_for(lock, std::chrono::milliseconds(50), [&] { return news.done; });
+      done = news.done;
+      message = news.message;
+      fraction = news.fraction;
+    }
+    try {
+      if (!callback.is_none() && fraction > shown) callback(message, fraction);
+      shown = std::max(shown, fraction);
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    } catch (...) {
+      job.request_stop();
+      const nb::gil_scoped_release release;
+      job.join();
+      throw;
+    }
+  }
+  {
+    const nb::gil_scoped_release release;
+    job.join();
+  }
+  if (failure) std::rethrow_exception(failure);
+  return result;
+}
+
+template <typename T, typename Vector>
+nb::object ToNumpy(Vector&& values, std::vector<std::size_t> shape) {
+  auto* owned = new std::decay_t<Vector>(std::forward<Vector>(values));
+  const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::decay_t<Vector>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, T>(owned->data(), shape.size(), shape.data(), owner));
+}
+
+nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_size, bool fitted, int threads) {
+  const MatrixView<const float> w(weight.data(), static_cast<std::int64_t>(weight.shape(0)),
+                                  static_cast<std::int64_t>(weight.shape(1)));
+  QuantizedMatrix q;
+  {
+    const nb::gil_scoped_release release;
+    q = QuantizeBase(w, {.bits = bits, .group_size = group_size, .fit = fitted ? GridFit::kFitted : GridFit::kMinMax},
+                     threads);
+  }
+  const auto rows = static_cast<std::size_t>(q.rows);
+  const auto groups = static_cast<std::size_t>(q.groups());
+  const std::size_t bytes = q.codes.size();
+  return nb::make_tuple(ToNumpy<std::uint8_t>(std::move(q.codes), {bytes}),
+                        ToNumpy<float>(std::move(q.scales), {rows, groups}),
+                        ToNumpy<float>(std::move(q.zero_points), {rows, groups}), q.group_size);
+}
+
+nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits,
+                           std::size_t group_size, const FloatArray& scales, const FloatArray& zero_points) {
+  const std::size_t groups = cols == 0 ? 0 : (cols + group_size - 1) / group_size;
+  if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
+      codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||
+      zero_points.size() != rows * groups) {
+    throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
+                {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
+  }
+  AlignedVector<float> out(rows * cols);
+  {
+    const nb::gil_scoped_release release;
+    for (std::size_t r = 0; r < rows; ++r) {
+      Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + r * groups,
+                               zero_points.data() + r * groups, out.data() + r * cols);
+    }
+  }
+  return ToNumpy<float>(std::move(out), {rows, cols});
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  m.doc() = "C++ core of ArrowQuant V2.";
+  nb::register_exception_translator(Translate);
+  m.attr("__version__") = kVersion;
+  m.attr("arrow_version") = kArrowVersion;
+  m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
+  m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
+        "Quantize a model; returns the result as JSON text.");
+  m.def(
+      "plan_model",
+      [](const std::string& input, const std::string& options_json) {
+        const nb::gil_scoped_release release;
+        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json)));
+      },
+      "input"_a, "options_json"_a, "What quantize_model would do, from headers only, as JSON text.");
+  m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
+        "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
+  m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
+        "zero_points"_a, "Packed codes of an affine grid to float32 [rows, cols].");
+}
+
+}  // namespace arrow_quant

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "arrow_quant/model/modality.h"
+#include "arrow_quant/quantize/affine_grid.h"
+
+namespace arrow_quant {
+
+// What to do with a tensor that holds NaN or Inf.
+enum class OnNonFinite { kError, kKeep };
+
+// How one model is quantized.
+struct ModelOptions {
+  int bit_width = 4;
+  std::int64_t group_size = 128;
+  GridFit fit = GridFit::kMinMax;
+  bool diffusion = true;  // false: any model, no modality asked for
+  std::optional<Modality> modality;
+  double min_accuracy = 0;  // least weight cosine of a layer, in [0, 1]
+  bool fallback = true;     // try more bits where a layer misses min_accuracy
+  bool fail_fast = false;   // raise at the first layer that misses it
+  OnNonFinite on_nonfinite = OnNonFinite::kError;
+  int num_threads = 0;  // 0: all CPUs of this process
+  bool overwrite = false;
+  std::vector<std::string> keep_patterns;
+  std::vector<std::string> quantize_patterns;
+  std::vector<std::string> transposed_patterns;
+  std::vector<std::string> components;
+  std::optional<std::string> variant;
+};
+
+// From a JSON object with the keys of ModelOptions; keys that it does not have are left to other stages. Throws Error
+// kConfiguration naming key and value.
+ModelOptions ModelOptionsFromJson(std::string_view text);
+
+}  // namespace arrow_quant

@@ -1,0 +1,204 @@
+#include "arrow_quant/orchestrate/model_writing.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "arrow_quant/base/error.h"
+#include "arrow_quant/base/version.h"
+#include "arrow_quant/io/atomic_file.h"
+
+namespace arrow_quant {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// Everything of a row but its values.
+TensorRecord BaseRecord(const TensorInfo& info, const TensorReport& report, const std::string& modality) {
+  TensorRecord record;
+  record.layer_name = info.name;
+  for (std::int64_t d : info.shape) record.shape.push_back(static_cast<std::uint64_t>(d));
+  record.dtype = TorchName(info.dtype);
+  record.num_params = static_cast<std::uint64_t>(info.num_elements);
+  record.is_diffusion_model = !modality.empty();
+  if (!modality.empty()) record.modality = modality;
+  record.method = report.method;
+  record.reason = report.reason;
+  record.component = report.component;
+  record.report_json = ToJson(report);
+  return record;
+}
+
+// Rows in one part, a multiple of kPartRowMultiple, so that a part's bytes stay near kPreferredCellBytes.
+std::uint64_t RowsPerPart(std::uint64_t rows, std::uint64_t bytes) {
+  if (bytes <= kPreferredCellBytes || rows <= kPartRowMultiple) return std::max<std::uint64_t>(rows, 1);
+  const std::uint64_t per_row = std::max<std::uint64_t>(bytes / rows, 1);
+  const std::uint64_t part = std::max<std::uint64_t>(kPreferredCellBytes / per_row / kPartRowMultiple, 1);
+  return part * kPartRowMultiple;
+}
+
+Json QuantizationInfo(const ModelOptions& options, const ModelResult& result) {
+  return {{"quant_method", "arrow_quant_v2"},
+          {"format", "parquet_v2_extended"},
+          {"version", kVersion},
+          {"bit_width", options.bit_width},
+          {"group_size", options.group_size},
+          {"method", options.fit == GridFit::kFitted ? "fitted" : "min_max"},
+          {"calibration", "none"},
+          {"num_parameters", result.num_params}};
+}
+
+Json ParseObject(const std::string& text, const fs::path& file) {
+  if (text.empty()) return Json::object();
+  Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) {
+    throw Error(ErrorCode::kCorruptFile, "is not a JSON object",
+                {.file = file.string(), .remedy = "Repair or remove it."});
+  }
+  return json;
+}
+
+void WriteJson(const fs::path& path, const Json& json) {
+  WriteFileAtomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+void CopyOthers(const ModelSource& source, const fs::path& directory) {
+  for (const std::string& name : source.other_files) {
+    const fs::path target = directory / name;
+    fs::create_directories(target.parent_path());
+    CopyFileAtomically(source.root / name, target);
+  }
+}
+
+Json FingerprintJson(const ModelSource& source) {
+  Json list = Json::array();
+  for (const SourceComponent& component : source.components) {
+    char text[17];
+    std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(component.checkpoint.Fingerprint()));
+    list.push_back({{"component", component.name}, {"fingerprint", text}});
+  }
+  return list;
+}
+
+}  // namespace
+
+ComponentWriting::ComponentWriting(const SourceComponent& component, fs::path directory, std::string modality)
+    : component_(component), directory_(std::move(directory)), modality_(std::move(modality)) {
+  fs::create_directories(directory_);
+  if (component.checkpoint.tensors().empty()) {
+    throw Error(ErrorCode::kCorruptFile, "the checkpoint has no tensors",
+                {.file = component.checkpoint.files().front().path.string()});
+  }
+}
+
+void ComponentWriting::OpenFor(int file_index) {
+  if (file_index == file_index_) return;
+  if (writer_) files_.push_back(writer_->Close());
+  file_index_ = file_index;
+  const fs::path& source = component_.checkpoint.files()[static_cast<std::size_t>(file_index)].path;
+  writer_ = std::make_unique<ParquetModelWriter>(
+      directory_ / (source.stem().string() + ".parquet"),
+      WriterOptions{.key_value_metadata = {{"arrow_quant.version", kVersion}}});
+}
+
+void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape& matrix,
+                                       const TensorOutcome& outcome) {
+  const QuantizedMatrix& m = outcome.matrix;
+  const auto rows = static_cast<std::uint64_t>(m.rows);
+  const auto groups = static_cast<std::uint64_t>(m.groups());
+  const std::uint64_t step = RowsPerPart(rows, m.codes.size());
+  TensorRecord record = BaseRecord(info, outcome.report, modality_);
+  record.quant_type = "int" + std::to_string(m.bits);
+  record.quant_axis = static_cast<std::uint64_t>(matrix.quant_axis);
+  record.group_size = static_cast<std::uint64_t>(m.group_size);
+  record.bits = m.bits;
+  record.packing = "lsb";
+  record.grid = GridKindName(m.grid);
+  record.zero_point_kind = "float";
+  record.row_rank = matrix.row_rank;
+  for (std::uint64_t begin = 0; begin < rows; begin += step) {
+    const std::uint64_t count = std::min(step, rows - begin);
+    const auto cols = static_cast<std::uint64_t>(m.cols);
+    const std::uint64_t first_byte = begin * cols * static_cast<std::uint64_t>(m.bits) / 8;
+    const auto bytes = static_cast<std::uint64_t>(PackedBytes(static_cast<std::int64_t>(count * cols), m.bits));
+    record.row_begin = begin;
+    record.row_count = count;
+    record.data = std::span(m.codes).subspan(first_byte, bytes);
+    record.scales = std::span(m.scales).subspan(begin * groups, count * groups);
+    record.zero_points = std::span(m.zero_points).subspan(begin * groups, count * groups);
+    if (!m.residual_scales.empty()) {
+      record.residual_scales = std::span(m.residual_scales).subspan(begin * groups, count * groups);
+    }
+    writer_->Append(record);
+  }
+}
+
+void ComponentWriting::AppendKept(const TensorInfo& info, const TensorOutcome& outcome) {
+  const auto bytes = component_.checkpoint.Data(info);
+  const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+  TensorRecord record = BaseRecord(info, outcome.report, modality_);
+  const std::uint64_t rows = info.shape.empty() ? 1 : static_cast<std::uint64_t>(info.shape[0]);
+  const std::uint64_t step = RowsPerPart(rows, bytes.size());
+  if (step >= rows) {
+    record.data = {data, bytes.size()};
+    writer_->Append(record);
+    return;
+  }
+  const std::uint64_t per_row = bytes.size() / rows;
+  for (std::uint64_t begin = 0; begin < rows; begin += step) {
+    record.row_begin = begin;
+    record.row_count = std::min(step, rows - begin);
+    record.data = {data + begin * per_row, record.row_count * per_row};
+    writer_->Append(record);
+  }
+}
+
+void ComponentWriting::Append(const TensorInfo& info, const MatrixShape& matrix, const TensorOutcome& outcome) {
+  OpenFor(info.file_index);
+  if (outcome.report.quantized) {
+    AppendQuantized(info, matrix, outcome);
+  } else {
+    AppendKept(info, outcome);
+  }
+}
+
+std::vector<WrittenFile> ComponentWriting::Close() {
+  if (writer_) files_.push_back(writer_->Close());
+  writer_.reset();
+  return std::move(files_);
+}
+
+void WriteSideFiles(const ModelSource& source, const ModelOptions& options, const ModelResult& result,
+                    const std::vector<WrittenFile>& files, const fs::path& directory) {
+  CopyOthers(source, directory);
+  const Json info = QuantizationInfo(options, result);
+  for (const SourceComponent& component : source.components) {
+    if (component.config_json.empty()) continue;
+    const fs::path path = directory / component.directory / "config.json";
+    Json config = ParseObject(component.config_json, path);
+    config["quantization_config"] = info;
+    WriteJson(path, config);
+  }
+  Json metadata = ParseObject(source.metadata_json, source.root / "metadata.json");
+  if (!result.modality.empty()) metadata["modality"] = result.modality;
+  metadata["format"] = "parquet_v2_extended";
+  metadata["quantization"] = info;
+  WriteJson(directory / "metadata.json", metadata);
+  Json list = Json::array();
+  for (const WrittenFile& file : files) {
+    list.push_back({{"path", fs::relative(file.path, directory).generic_string()},
+                    {"bytes", file.bytes},
+                    {"checksum", file.checksum}});
+  }
+  WriteJson(directory / "manifest.json", {{"format", "parquet_v2_extended"},
+                                          {"format_version", 1},
+                                          {"version", kVersion},
+                                          {"files", list},
+                                          {"source", FingerprintJson(source)},
+                                          {"quantization", info}});
+}
+
+}  // namespace arrow_quant

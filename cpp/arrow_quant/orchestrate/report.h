@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace arrow_quant {
+
+// One step of the fallback ladder of one layer.
+struct Fallback {
+  std::string layer;
+  int from_bits = 0;
+  int to_bits = 0;  // 16: kept as it is
+  std::string cause;
+  double cosine_before = 0;
+  double cosine_after = 0;  // 1 when kept
+};
+
+// What became of one tensor.
+struct TensorReport {
+  std::string name;
+  std::string component;
+  std::string dtype;
+  std::vector<std::int64_t> shape;
+  std::string role;
+  bool quantized = false;
+  int bits = 0;
+  std::int64_t group_size = 0;
+  std::int64_t tail = 0;  // columns in the last group of a row
+  std::string method;     // "min_max", "fitted"; "kept"
+  std::string reason;     // why it was kept
+  double cosine = 1;      // of the weights
+  double sqnr_db = 0;     // of the weights, capped at 200; 200 when kept
+  std::int64_t constant_groups = 0;
+  std::int64_t num_params = 0;
+  std::int64_t source_bytes = 0;
+  std::int64_t stored_bytes = 0;  // of codes and grids before compression
+  std::vector<Fallback> fallbacks;
+};
+
+// What became of a model.
+struct ModelResult {
+  std::string quantized_path;
+  std::string modality;
+  std::string modality_reason;
+  std::string source_kind;
+  int bit_width = 0;
+  std::int64_t group_size = 0;
+  std::int64_t source_bytes = 0;   // of all weights
+  std::int64_t parquet_bytes = 0;  // on disk
+  std::int64_t num_params = 0;
+  double cosine = 1;  // over all quantized weights together
+  double sqnr_db = 0;
+  double seconds = 0;
+  double peak_memory_mb = 0;
+  std::vector<TensorReport> tensors;
+  std::vector<std::string> warnings;
+};
+
+// As the result dictionary of the Python API.
+std::string ToJson(const ModelResult& result);
+// The quality figures of one tensor, for its row in the file.
+std::string ToJson(const TensorReport& report);
+
+}  // namespace arrow_quant

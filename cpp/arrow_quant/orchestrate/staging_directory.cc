@@ -1,0 +1,65 @@
+#include "arrow_quant/orchestrate/staging_directory.h"
+
+#include <unistd.h>
+
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "arrow_quant/base/error.h"
+
+namespace arrow_quant {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The parent's own name is needed, so "out/" and "out" are the same target.
+fs::path Normalized(const fs::path& target) {
+  fs::path path = fs::absolute(target).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
+}  // namespace
+
+StagingDirectory::StagingDirectory(fs::path target, bool overwrite) : target_(Normalized(target)) {
+  std::error_code ignored;
+  if (fs::exists(target_, ignored) && !overwrite) {
+    if (!fs::is_directory(target_) || !fs::is_empty(target_)) {
+      throw Error(ErrorCode::kInvalidArgument, "the output exists and is not empty",
+                  {.file = target_.string(), .remedy = "Choose another output or use --overwrite."});
+    }
+  }
+  staging_ = target_.parent_path() / ("." + target_.filename().string() + ".partial-" + std::to_string(::getpid()));
+  std::error_code error;
+  fs::remove_all(staging_, error);
+  fs::create_directories(staging_, error);
+  if (error) {
+    throw Error(ErrorCode::kIo, "cannot make the output directory: " + error.message(),
+                {.file = staging_.string(), .remedy = "Check the rights and the free space of its parent."});
+  }
+}
+
+StagingDirectory::~StagingDirectory() {
+  if (committed_) return;
+  std::error_code ignored;
+  fs::remove_all(staging_, ignored);
+}
+
+void StagingDirectory::Commit() {
+  std::error_code error;
+  fs::path old;
+  if (fs::exists(target_)) {
+    old = staging_;
+    old += ".old";
+    fs::rename(target_, old, error);
+  }
+  if (!error) fs::rename(staging_, target_, error);
+  if (error) {
+    throw Error(ErrorCode::kIo, "cannot put the result in place: " + error.message(), {.file = target_.string()});
+  }
+  committed_ = true;
+  std::error_code ignored;
+  if (!old.empty()) fs::remove_all(old, ignored);
+}
+
+}  // namespace arrow_quant

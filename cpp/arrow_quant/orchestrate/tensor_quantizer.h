@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <stop_token>
+
+#include "arrow_quant/io/tensor_info.h"
+#include "arrow_quant/kernels/kernels.h"
+#include "arrow_quant/model/keep_list.h"
+#include "arrow_quant/orchestrate/model_options.h"
+#include "arrow_quant/orchestrate/report.h"
+#include "arrow_quant/quantize/quantized_matrix.h"
+
+namespace arrow_quant {
+
+// A tensor after quantization: codes and grids, or nothing but the report when it is kept.
+struct TensorOutcome {
+  QuantizedMatrix matrix;
+  ErrorSums sums;
+  TensorReport report;
+};
+
+// Reads `count` matrix rows from `begin` of a tensor's little-endian bytes as float32, whatever its dtype and output
+// axis, into out [count, cols].
+void ReadMatrixRows(const TensorInfo& info, std::span<const std::byte> bytes, const MatrixShape& matrix,
+                    std::int64_t begin, std::int64_t count, float* out);
+
+// Quantizes one tensor, with the ladder bit_width -> 4 -> 8 -> kept where a layer misses min_accuracy.
+// `progress` is called with the number of weights done so far, from any thread. Throws Error kQuantization for NaN or
+// Inf, kValidation under fail_fast, kCancelled.
+TensorOutcome QuantizeTensor(const TensorInfo& info, std::span<const std::byte> bytes, const TensorDecision& decision,
+                             const ModelOptions& options, const std::function<void(std::int64_t)>& progress,
+                             const std::stop_token& stop);
+
+// Figures of a sum of errors: cosine 1 and SQNR 200 dB when nothing is lost.
+double Cosine(const ErrorSums& sums);
+double SqnrDb(const ErrorSums& sums);
+
+}  // namespace arrow_quant
