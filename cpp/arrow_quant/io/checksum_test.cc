@@ -22,7 +22,8 @@ TEST(Xxh64, PiecesGiveTheHashOfTheWhole) {
   const std::string bytes(1000, 'x');
   for (std::size_t piece = 1; piece <= 70; ++piece) {
     Xxh64 hash;
-    for (std::size_t i = 0; i < bytes.size(); i += piece) hash.Update(bytes.data() + i, std::min(piece, bytes.size() - i));
+    for (std::size_t i = 0; i < bytes.size(); i += piece)
+      hash.Update(bytes.data() + i, std::min(piece, bytes.size() - i));
     EXPECT_EQ(hash.Digest(), parquet::XxHasher().Hash(std::string_view(bytes))) << piece;
   }
 }

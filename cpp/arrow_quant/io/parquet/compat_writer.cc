@@ -80,9 +80,11 @@ void CheckTensor(const CompatTensor& tensor) {
   if (!count || *count != tensor.weights.size()) {
     fail("the shape does not have " + std::to_string(tensor.weights.size()) + " elements");
   }
-  const auto bad = std::find_if(tensor.weights.begin(), tensor.weights.end(), [](float w) { return !std::isfinite(w); });
+  const auto bad =
+      std::find_if(tensor.weights.begin(), tensor.weights.end(), [](float w) { return !std::isfinite(w); });
   if (tensor.quantized && bad != tensor.weights.end()) {
-    fail("weight " + std::to_string(bad - tensor.weights.begin()) + " is " + std::to_string(*bad), ErrorCode::kQuantization);
+    fail("weight " + std::to_string(bad - tensor.weights.begin()) + " is " + std::to_string(*bad),
+         ErrorCode::kQuantization);
   }
   if (tensor.codes.empty()) return;
   const std::uint64_t slices = tensor.shape.empty() ? 1 : tensor.shape[0];

@@ -17,8 +17,8 @@ namespace arrow_quant {
 struct CompatTensor {
   std::string name;
   std::vector<std::uint64_t> shape;
-  std::span<const float> weights = {};  // C order of `shape`
-  bool quantized = true;                // false: the values are stored as float32
+  std::span<const float> weights = {};       // C order of `shape`
+  bool quantized = true;                     // false: the values are stored as float32
   std::optional<std::string> modality = {};  // "text", "code", "image", "audio"
   // Only when one scale serves each slice along axis 0: the codes themselves, one byte each, and per slice a scale and
   // a zero point. They are stored as they are, so that nothing is lost. Empty otherwise.
@@ -38,14 +38,14 @@ struct CompatResult {
 // "model.layers.0.weight" -> "model_layers_0_weight.parquet".
 std::string CompatFileName(std::string_view tensor_name);
 
-// Writes the older V2 Extended: one file and one row per tensor, columns 1 to 12 and the spatial JSON, one unsigned byte
-// per weight, weight = (code - zero_point) * scale.
+// Writes the older V2 Extended: one file and one row per tensor, columns 1 to 12 and the spatial JSON, one unsigned
+// byte per weight, weight = (code - zero_point) * scale.
 //
 // That layout knows no groups along the input axis. Of its two mappings, spatial row groups with group_size 1 lose
 // least: each slice along axis 0 gets 256 levels from its smallest to its largest weight, so a weight moves by at most
-// 1/510 of its slice's range. A tensor quantized with one affine grid per slice is kept exactly through `codes`. Lost in
-// any case: the packing (every weight takes 8 bits), the grid kind, time-aware gains and corrections, equalization (fold
-// them into the weights before), the method and the report. Tensors that are not quantized become float32.
+// 1/510 of its slice's range. A tensor quantized with one affine grid per slice is kept exactly through `codes`. Lost
+// in any case: the packing (every weight takes 8 bits), the grid kind, time-aware gains and corrections, equalization
+// (fold them into the weights before), the method and the report. Tensors that are not quantized become float32.
 class CompatWriter {
  public:
   // `directory` must exist.

@@ -29,7 +29,8 @@ TEST(CompatWriter, WeightsMoveByHalfALevelAtMost) {
   std::vector<float> weights(12 * 3 * 3 * 5);
   for (float& w : weights) w = normal(random);
   CompatWriter writer(directory.path());
-  const CompatResult result = writer.Write({.name = "conv.weight", .shape = {12, 5, 3, 3}, .weights = weights, .modality = "image"});
+  const CompatResult result =
+      writer.Write({.name = "conv.weight", .shape = {12, 5, 3, 3}, .weights = weights, .modality = "image"});
   const std::vector<float> back = ReadBack(result.file.path);
   double worst = 0;
   for (std::size_t row = 0; row < 12; ++row) {
@@ -53,8 +54,13 @@ TEST(CompatWriter, OneGridPerSliceIsKeptExactly) {
   std::vector<float> weights;
   for (std::size_t i = 0; i < 8; ++i) weights.push_back((static_cast<float>(codes[i]) - zeros[i / 4]) * scales[i / 4]);
   CompatWriter writer(directory.path());
-  const CompatResult result = writer.Write({.name = "w", .shape = {2, 4}, .weights = weights, .codes = codes,
-                                            .scales = scales, .zero_points = zeros, .bits = 2});
+  const CompatResult result = writer.Write({.name = "w",
+                                            .shape = {2, 4},
+                                            .weights = weights,
+                                            .codes = codes,
+                                            .scales = scales,
+                                            .zero_points = zeros,
+                                            .bits = 2});
   EXPECT_EQ(result.max_error, 0.0);
   EXPECT_EQ(ReadBack(result.file.path), weights);
   EXPECT_EQ(ParquetModel::Open(result.file.path).tensors()[0].record.quant_type, "int2");
@@ -73,7 +79,8 @@ TEST(CompatWriter, KeptTensorsAndScalarsAreFloat32) {
   const TestDirectory directory;
   const std::vector<float> weights = {1.5F, -2.25F, 1e-20F};
   CompatWriter writer(directory.path());
-  EXPECT_EQ(ReadBack(writer.Write({.name = "n", .shape = {3}, .weights = weights, .quantized = false}).file.path), weights);
+  EXPECT_EQ(ReadBack(writer.Write({.name = "n", .shape = {3}, .weights = weights, .quantized = false}).file.path),
+            weights);
   const std::span<const float> one = std::span(weights).first(1);
   EXPECT_EQ(ReadBack(writer.Write({.name = "s", .shape = {}, .weights = one}).file.path)[0], 1.5F);
 }

@@ -31,11 +31,14 @@ void ReadCompanion(const LoadedTensor& tensor, LegacyTensor* legacy) {
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(path, error);
   if (error) {
-    Fail(tensor, "the data cell is empty and there is no " + path.filename().string() + " beside the file: the weights are lost",
-         ErrorCode::kCorruptFile, "Convert the model again from its source.");
+    Fail(
+        tensor,
+        "the data cell is empty and there is no " + path.filename().string() + " beside the file: the weights are lost",
+        ErrorCode::kCorruptFile, "Convert the model again from its source.");
   }
   if (size != wanted) {
-    Fail(tensor, path.filename().string() + " has " + std::to_string(size) + " bytes, expected " + std::to_string(wanted),
+    Fail(tensor,
+         path.filename().string() + " has " + std::to_string(size) + " bytes, expected " + std::to_string(wanted),
          ErrorCode::kShapeMismatch);
   }
   const auto values = std::make_shared<AlignedVector<std::uint8_t>>();
@@ -123,7 +126,8 @@ void NoteSpatial(const LoadedTensor& tensor, LegacyTensor* legacy) {
   if (json.is_discarded() || !json.is_object()) Fail(tensor, "spatial_quant_json is not a JSON object");
   const auto scales = json.find("equalization_scales");
   if (scales != json.end() && scales->is_array() && !scales->empty()) {
-    legacy->warnings.push_back("The row has equalization scales; older readers never applied them to the weights, and neither does this one.");
+    legacy->warnings.push_back(
+        "The row has equalization scales; older readers never applied them to the weights, and neither does this one.");
   }
 }
 
@@ -209,7 +213,9 @@ bool CodesAreSigned(const LoadedTensor& tensor) {
 class CodeReader {
  public:
   explicit CodeReader(const LegacyTensor& tensor)
-      : data_(tensor.data), bits_(static_cast<unsigned>(tensor.bits)), storage_(tensor.storage),
+      : data_(tensor.data),
+        bits_(static_cast<unsigned>(tensor.bits)),
+        storage_(tensor.storage),
         is_signed_(tensor.is_signed) {}
 
   float operator()(std::uint64_t i) const {
@@ -258,7 +264,8 @@ void ExpandChannels(const LegacyTensor& tensor, const CodeReader& code, float* o
 }  // namespace
 
 LegacyTensor NormalizeLegacy(const LoadedTensor& tensor, const LegacyOptions& options) {
-  if (tensor.layout == ParquetLayout::kArrowQuant) Fail(tensor, "the tensor is not of an older layout", ErrorCode::kInvalidArgument);
+  if (tensor.layout == ParquetLayout::kArrowQuant)
+    Fail(tensor, "the tensor is not of an older layout", ErrorCode::kInvalidArgument);
   LegacyTensor legacy;
   legacy.name = tensor.record.layer_name;
   legacy.shape = tensor.record.shape;

@@ -18,10 +18,10 @@ struct LegacyOptions {
 
 // How a code of an older file is stored.
 enum class CodeStorage {
-  kRaw,          // no codes: values of `raw_dtype`
-  kByte,         // one byte per weight
-  kPackedLsb,    // the first code in the low bits
-  kPackedMsb,    // the first code in the high bits
+  kRaw,        // no codes: values of `raw_dtype`
+  kByte,       // one byte per weight
+  kPackedLsb,  // the first code in the low bits
+  kPackedMsb,  // the first code in the high bits
 };
 
 // Which weights share a scale.
@@ -40,7 +40,7 @@ struct LegacyTensor {
   CodeStorage storage = CodeStorage::kRaw;
   DType raw_dtype = DType::kF32;
   int bits = 0;
-  bool is_signed = false;   // codes are two's complement bytes, or packed with an offset of 2^(bits-1)
+  bool is_signed = false;  // codes are two's complement bytes, or packed with an offset of 2^(bits-1)
   ScaleLayout scale_layout = ScaleLayout::kNone;
   std::uint64_t axis = 0;
   std::uint64_t block = 0;
@@ -48,7 +48,7 @@ struct LegacyTensor {
   std::span<const float> scales;
   std::span<const float> zero_points;  // as many as scales, or empty for zeros
   std::shared_ptr<const void> owner;
-  std::vector<std::string> warnings;   // full sentences
+  std::vector<std::string> warnings;  // full sentences
 };
 
 // Find out what the row of a file older than ours means. An empty data cell is filled from the ".bin" file beside it.

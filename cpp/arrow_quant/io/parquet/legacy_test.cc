@@ -240,7 +240,8 @@ using Floats = std::vector<float>;
 const std::string kCodes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};  // NOLINT(cert-err58-cpp)
 
 TEST_F(LegacyRust, BasePerTensorChannelsAndGroups) {
-  RustRow row{.shape = {2, 5}, .data = kCodes, .quant_type = "int8", .scales = {2}, .zero_points = {0.5F}, .extended = false};
+  RustRow row{
+      .shape = {2, 5}, .data = kCodes, .quant_type = "int8", .scales = {2}, .zero_points = {0.5F}, .extended = false};
   EXPECT_EQ(Values(row)[3], 5);
   EXPECT_EQ(Load(row).layout, ParquetLayout::kV2BaseRust);
   row.scales = {1, 10};
@@ -257,12 +258,21 @@ TEST_F(LegacyRust, BasePerTensorChannelsAndGroups) {
 }
 
 TEST_F(LegacyRust, PackedCodesAreUnsigned) {
-  const RustRow row{.shape = {6}, .data = std::string("\xE4\x01", 2), .quant_type = "int2", .scales = {1}, .zero_points = {0}, .extended = false};
+  const RustRow row{.shape = {6},
+                    .data = std::string("\xE4\x01", 2),
+                    .quant_type = "int2",
+                    .scales = {1},
+                    .zero_points = {0},
+                    .extended = false};
   EXPECT_EQ(Values(row), (Floats{0, 1, 2, 3, 1, 0}));
 }
 
 TEST_F(LegacyRust, TimeGroupsFollowThePosition) {
-  RustRow row{.shape = {2, 5}, .data = kCodes, .quant_type = "int4", .scales = {1, 10, 100, 1000}, .zero_points = {0, 0, 0, 1},
+  RustRow row{.shape = {2, 5},
+              .data = kCodes,
+              .quant_type = "int4",
+              .scales = {1, 10, 100, 1000},
+              .zero_points = {0, 0, 0, 1},
               .time_json = R"({"enabled":true,"num_time_groups":4,"time_group_params":[]})"};
   EXPECT_EQ(Load(row).layout, ParquetLayout::kV2Extended);
   EXPECT_EQ(Values(row), (Floats{0, 1, 2, 30, 40, 50, 600, 700, 800, 8000}));
@@ -281,8 +291,13 @@ TEST_F(LegacyRust, TimeGroupsFollowThePosition) {
 }
 
 TEST_F(LegacyRust, SpatialGroupsAreRows) {
-  const RustRow row{.shape = {5, 2}, .data = kCodes, .quant_type = "int8", .scales = {1, 10, 100}, .zero_points = {0, 0, 0},
-                    .group_size = U64(2), .spatial_json = R"({"enabled":true,"equalization_scales":[]})"};
+  const RustRow row{.shape = {5, 2},
+                    .data = kCodes,
+                    .quant_type = "int8",
+                    .scales = {1, 10, 100},
+                    .zero_points = {0, 0, 0},
+                    .group_size = U64(2),
+                    .spatial_json = R"({"enabled":true,"equalization_scales":[]})"};
   EXPECT_EQ(Values(row), (Floats{0, 1, 2, 3, 40, 50, 60, 70, 800, 900}));
 }
 
@@ -300,7 +315,8 @@ TEST_F(LegacyRust, CompanionFileOrDataLoss) {
 
 TEST_F(LegacyRust, MislabelledFloatsAreReadWithAWarning) {
   const Floats values = {1, 2, 3};
-  const LoadedTensor loaded = Load({.shape = {3}, .data = Raw(values), .quant_type = "int8", .scales = {}, .zero_points = {}});
+  const LoadedTensor loaded =
+      Load({.shape = {3}, .data = Raw(values), .quant_type = "int8", .scales = {}, .zero_points = {}});
   EXPECT_EQ(NormalizeLegacy(loaded).warnings.size(), 1U);
   EXPECT_EQ(Expand(loaded), values);
 }
@@ -326,7 +342,8 @@ TEST(ParquetModelSchema, FilesWithoutTensorsAreLeftOut) {
                                             {"timestep", Cells<arrow::Int64Builder, std::int64_t>({3})}});
   EXPECT_EQ(CodeOf([&] { ParquetModel::Open(directory.path()); }), ErrorCode::kModelNotFound);
   EXPECT_EQ(CodeOf([&] { ParquetModel::Open(directory / "calibration.parquet"); }), ErrorCode::kCorruptFile);
-  WriteRust(directory / "x.parquet", {.shape = {1}, .data = "a", .quant_type = "int8", .scales = {1}, .zero_points = {0}});
+  WriteRust(directory / "x.parquet",
+            {.shape = {1}, .data = "a", .quant_type = "int8", .scales = {1}, .zero_points = {0}});
   const ParquetModel model = ParquetModel::Open(directory.path());
   EXPECT_EQ(model.tensors().size(), 1U);
   EXPECT_EQ(model.ignored_files().size(), 1U);
@@ -361,7 +378,8 @@ TEST(ParquetModelSchema, WrongTypesNameTheColumn) {
     const ErrorCode code = CodeOf([&] { ParquetModel::Open(directory.path()); });
     EXPECT_TRUE(code == ErrorCode::kCorruptFile || code == ErrorCode::kShapeMismatch) << i;
     columns = good;
-    columns.erase(std::find_if(columns.begin(), columns.end(), [&](const auto& c) { return c.first == swaps[i].first; }));
+    columns.erase(
+        std::find_if(columns.begin(), columns.end(), [&](const auto& c) { return c.first == swaps[i].first; }));
     Write(directory / "x.parquet", columns);
     EXPECT_THROW(ParquetModel::Open(directory / "x.parquet"), Error) << i;
   }

@@ -73,7 +73,8 @@ Manifest FromJson(const nlohmann::json& json, const std::string& file) {
   return manifest;
 }
 
-std::optional<std::string> Problem(const std::filesystem::path& directory, const ManifestFile& entry, VerifyDepth depth) {
+std::optional<std::string> Problem(const std::filesystem::path& directory, const ManifestFile& entry,
+                                   VerifyDepth depth) {
   const std::filesystem::path path = directory / std::filesystem::path(entry.path);
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(path, error);
@@ -83,7 +84,8 @@ std::optional<std::string> Problem(const std::filesystem::path& directory, const
   }
   if (depth == VerifyDepth::kSizes) return std::nullopt;
   const std::string checksum = ChecksumFile(path);
-  if (checksum != entry.checksum) return entry.path + " has checksum " + checksum + " instead of " + entry.checksum + ".";
+  if (checksum != entry.checksum)
+    return entry.path + " has checksum " + checksum + " instead of " + entry.checksum + ".";
   return std::nullopt;
 }
 

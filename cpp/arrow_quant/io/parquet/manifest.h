@@ -41,7 +41,8 @@ Manifest ReadManifest(const std::filesystem::path& directory);
 
 enum class VerifyDepth { kSizes, kChecksums };
 
-// What is wrong with the files that the manifest lists, one sentence each; empty when all is well. Throws as ReadManifest.
+// What is wrong with the files that the manifest lists, one sentence each; empty when all is well. Throws as
+// ReadManifest.
 std::vector<std::string> VerifyManifest(const std::filesystem::path& directory,
                                         VerifyDepth depth = VerifyDepth::kChecksums);
 

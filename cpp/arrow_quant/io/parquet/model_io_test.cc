@@ -172,7 +172,8 @@ TEST(ParquetModel, KeptTensorsOfAnyShape) {
   const TestDirectory directory;
   const std::vector<std::uint8_t> bytes(48, 7);
   ParquetModelWriter writer(directory / "m.parquet");
-  for (const std::vector<std::uint64_t>& shape : std::vector<std::vector<std::uint64_t>>{{}, {0}, {2, 0}, {3, 1, 2, 2}}) {
+  for (const std::vector<std::uint64_t>& shape :
+       std::vector<std::vector<std::uint64_t>>{{}, {0}, {2, 0}, {3, 1, 2, 2}}) {
     TensorRecord record;
     record.layer_name = "rank" + std::to_string(shape.size());
     record.shape = shape;
@@ -415,7 +416,8 @@ class DamagedFile : public ::testing::Test {
 };
 
 TEST_F(DamagedFile, EveryTruncationIsAnError) {
-  for (std::size_t size = 0; size < good_.size(); size += 1 + size / 100) EXPECT_FALSE(Reads(good_.substr(0, size))) << size;
+  for (std::size_t size = 0; size < good_.size(); size += 1 + size / 100)
+    EXPECT_FALSE(Reads(good_.substr(0, size))) << size;
 }
 
 TEST_F(DamagedFile, FlippedBytesNeverCrash) {
@@ -426,7 +428,8 @@ TEST_F(DamagedFile, FlippedBytesNeverCrash) {
     bytes[i] = static_cast<char>(bytes[i] ^ (1 + random() % 255));
     undetected += Reads(bytes) ? 1 : 0;
   }
-  // Pages carry checksums, so only bytes that nobody reads may pass: names of encodings, sizes for statistics and the like.
+  // Pages carry checksums, so only bytes that nobody reads may pass: names of encodings, sizes for statistics and the
+  // like.
   EXPECT_LT(undetected, static_cast<int>(good_.size()) / 7 / 2);
 }
 

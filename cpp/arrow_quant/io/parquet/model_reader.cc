@@ -128,7 +128,8 @@ void ParquetModel::State::AddRow(TensorRecord record, const Place& place, std::u
   if (source.layout() != ParquetLayout::kArrowQuant || entry.layout != ParquetLayout::kArrowQuant) {
     ThrowTensorError(file, record.layer_name, "the tensor is also in " + entry.file.string());
   }
-  if (!SameTensor(entry.record, record)) ThrowTensorError(file, record.layer_name, "two parts disagree about the tensor");
+  if (!SameTensor(entry.record, record))
+    ThrowTensorError(file, record.layer_name, "two parts disagree about the tensor");
   entry.stored_bytes += stored_bytes;
   ++entry.parts;
   places[found->second].push_back(place);
@@ -144,8 +145,7 @@ void ParquetModel::State::CheckParts() {
     std::uint64_t next = 0;
     for (const Place& part : parts) {
       if (part.row_begin < next || (parts.size() > 1 && part.row_count == 0)) {
-        ThrowTensorError(file, entry.record.layer_name,
-                         "row " + std::to_string(part.row_begin) + " is there twice");
+        ThrowTensorError(file, entry.record.layer_name, "row " + std::to_string(part.row_begin) + " is there twice");
       }
       if (part.row_begin > next) break;
       next += part.row_count;
@@ -164,9 +164,8 @@ void ParquetModel::State::CheckParts() {
 LoadedTensor ParquetModel::State::LoadPart(const Place& place) const {
   const ParquetFile& source = *files[place.file];
   const std::string file = source.path().string();
-  return WithArrowErrors(file, ErrorCode::kCorruptFile, [&] {
-    return ReadCells(source.ReadRow(place.row_group, place.row), file, source.layout());
-  });
+  return WithArrowErrors(file, ErrorCode::kCorruptFile,
+                         [&] { return ReadCells(source.ReadRow(place.row_group, place.row), file, source.layout()); });
 }
 
 LoadedTensor ParquetModel::State::Join(std::size_t entry) const {
@@ -206,7 +205,8 @@ ParquetModel ParquetModel::Open(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) {
-    throw Error(ErrorCode::kModelNotFound, "no such file or directory", {.file = path.string(), .remedy = "Check the path."});
+    throw Error(ErrorCode::kModelNotFound, "no such file or directory",
+                {.file = path.string(), .remedy = "Check the path."});
   }
   const bool is_directory = std::filesystem::is_directory(status);
   const std::vector<std::filesystem::path> paths =
@@ -219,12 +219,14 @@ ParquetModel ParquetModel::Open(const std::filesystem::path& path) {
       } else if (is_directory) {
         state->ignored.push_back(file_path);
       } else {
-        throw Error(ErrorCode::kCorruptFile, "columns 'layer_name' and 'data' are missing", {.file = file_path.string(), .remedy = "Give a Parquet file that holds a model."});
+        throw Error(ErrorCode::kCorruptFile, "columns 'layer_name' and 'data' are missing",
+                    {.file = file_path.string(), .remedy = "Give a Parquet file that holds a model."});
       }
     });
   }
   if (state->files.empty()) {
-    throw Error(ErrorCode::kModelNotFound, "no Parquet file with tensors", {.file = path.string(), .remedy = "Give the directory that the quantizer wrote."});
+    throw Error(ErrorCode::kModelNotFound, "no Parquet file with tensors",
+                {.file = path.string(), .remedy = "Give the directory that the quantizer wrote."});
   }
   state->CheckParts();
   return ParquetModel(std::move(state));
@@ -243,18 +245,21 @@ std::size_t ParquetModel::Find(std::string_view name, std::string_view component
     throw Error(ErrorCode::kInvalidArgument, "no such tensor", {.file = file, .tensor = std::string(name)});
   }
   if (std::next(begin) != end) {
-    throw Error(ErrorCode::kInvalidArgument, "several components have a tensor of this name", {.file = file, .tensor = std::string(name), .remedy = "Give the component as well."});
+    throw Error(ErrorCode::kInvalidArgument, "several components have a tensor of this name",
+                {.file = file, .tensor = std::string(name), .remedy = "Give the component as well."});
   }
   return begin->second;
 }
 
 LoadedTensor ParquetModel::Load(std::size_t index) const {
   if (index >= state_->entries.size()) {
-    throw Error(ErrorCode::kInvalidArgument, "tensor index " + std::to_string(index) + " is out of range", {.file = state_->path.string()});
+    throw Error(ErrorCode::kInvalidArgument, "tensor index " + std::to_string(index) + " is out of range",
+                {.file = state_->path.string()});
   }
   const std::vector<Place>& places = state_->places[index];
   if (places.size() == 1) return state_->LoadPart(places[0]);
-  return WithArrowErrors(state_->entries[index].file.string(), ErrorCode::kCorruptFile, [&] { return state_->Join(index); });
+  return WithArrowErrors(state_->entries[index].file.string(), ErrorCode::kCorruptFile,
+                         [&] { return state_->Join(index); });
 }
 
 }  // namespace arrow_quant

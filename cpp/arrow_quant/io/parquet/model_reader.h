@@ -29,7 +29,7 @@ struct TensorEntry {
   // older layouts a quant_axis of -1 and a group_size of 0 are read as absent, and `bits` comes from quant_type.
   TensorRecord record;
   ParquetLayout layout = ParquetLayout::kArrowQuant;
-  std::filesystem::path file;     // of the first part
+  std::filesystem::path file;  // of the first part
   int parts = 1;
   std::uint64_t stored_bytes = 0;  // on disk, footer excluded; the share by size where tensors share a row group
 };

@@ -81,7 +81,8 @@ class OwnedRecord {
   explicit OwnedRecord(const TensorRecord& source) : record_(source) {
     bytes_.assign(source.data.begin(), source.data.end());
     record_.data = bytes_;
-    for (const auto member : kFloatMembers) floats_.insert(floats_.end(), (source.*member).begin(), (source.*member).end());
+    for (const auto member : kFloatMembers)
+      floats_.insert(floats_.end(), (source.*member).begin(), (source.*member).end());
     std::size_t begin = 0;
     for (const auto member : kFloatMembers) {
       record_.*member = std::span<const float>(floats_).subspan(begin, (source.*member).size());
@@ -93,10 +94,10 @@ class OwnedRecord {
   const TensorRecord& record() const { return record_; }
   std::uint64_t bytes() const { return bytes_.size() + floats_.size() * sizeof(float); }
 
-  static constexpr std::span<const float> TensorRecord::*kFloatMembers[] = {
-      &TensorRecord::scales,       &TensorRecord::zero_points,         &TensorRecord::residual_scales,
-      &TensorRecord::time_scales,  &TensorRecord::time_zero_points,    &TensorRecord::time_gamma,
-      &TensorRecord::time_beta,    &TensorRecord::time_gains,          &TensorRecord::equalization_scales,
+  static constexpr std::span<const float> TensorRecord::* kFloatMembers[] = {
+      &TensorRecord::scales,      &TensorRecord::zero_points,      &TensorRecord::residual_scales,
+      &TensorRecord::time_scales, &TensorRecord::time_zero_points, &TensorRecord::time_gamma,
+      &TensorRecord::time_beta,   &TensorRecord::time_gains,       &TensorRecord::equalization_scales,
       &TensorRecord::shift};
 
  private:
@@ -115,10 +116,10 @@ void CheckCellSizes(const TensorRecord& record, const std::string& file) {
   std::uint64_t largest = record.data.size();
   for (const auto member : OwnedRecord::kFloatMembers) largest = std::max(largest, (record.*member).size_bytes());
   if (largest > kMaxCellBytes) {
-    ThrowTensorError(file, record.layer_name,
-                     "a cell of " + std::to_string(largest) + " bytes exceeds the limit of " +
-                         std::to_string(kMaxCellBytes),
-                     ErrorCode::kInvalidArgument, "Write the tensor in several parts of fewer rows.");
+    ThrowTensorError(
+        file, record.layer_name,
+        "a cell of " + std::to_string(largest) + " bytes exceeds the limit of " + std::to_string(kMaxCellBytes),
+        ErrorCode::kInvalidArgument, "Write the tensor in several parts of fewer rows.");
   }
 }
 
@@ -132,10 +133,10 @@ class ParquetModelWriter::Impl {
         name_(file_.target().string()),
         stream_(std::make_shared<AtomicFileStream>(&file_)) {
     Guard([&] {
-      writer_ = ValueOrThrow(parquet::arrow::FileWriter::Open(*RecordSchema(options_.columns),
-                                                              arrow::default_memory_pool(), stream_,
-                                                              FileProperties(options_), ArrowProperties()),
-                             name_, ErrorCode::kIo);
+      writer_ =
+          ValueOrThrow(parquet::arrow::FileWriter::Open(*RecordSchema(options_.columns), arrow::default_memory_pool(),
+                                                        stream_, FileProperties(options_), ArrowProperties()),
+                       name_, ErrorCode::kIo);
       if (!options_.key_value_metadata.empty()) {
         const auto metadata = std::make_shared<arrow::KeyValueMetadata>();
         for (const auto& [key, value] : options_.key_value_metadata) metadata->Append(key, value);
@@ -145,7 +146,9 @@ class ParquetModelWriter::Impl {
   }
 
   void Append(const TensorRecord& source) {
-    if (!usable_) throw Error(ErrorCode::kInvalidArgument, "the writer is closed or has failed", {.file = name_, .tensor = source.layer_name});
+    if (!usable_)
+      throw Error(ErrorCode::kInvalidArgument, "the writer is closed or has failed",
+                  {.file = name_, .tensor = source.layer_name});
     TensorRecord record = source;
     if (options_.columns == RecordColumns::kFull) Check(&record);
     CheckCellSizes(record, name_);
@@ -220,7 +223,8 @@ class ParquetModelWriter::Impl {
 
 ParquetModelWriter::ParquetModelWriter(std::filesystem::path path, WriterOptions options) {
   if (options.zstd_level < 1 || options.zstd_level > 22) {
-    throw Error(ErrorCode::kInvalidArgument, "zstd_level is " + std::to_string(options.zstd_level) + ", not in [1, 22]");
+    throw Error(ErrorCode::kInvalidArgument,
+                "zstd_level is " + std::to_string(options.zstd_level) + ", not in [1, 22]");
   }
   impl_ = std::make_unique<Impl>(std::move(path), std::move(options));
 }

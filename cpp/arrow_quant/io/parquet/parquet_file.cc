@@ -47,7 +47,7 @@ struct FileStamp {
 };
 
 FileStamp StampOf(const std::filesystem::path& path) {
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) ThrowErrno(errno, "cannot open", path);
   if (!S_ISREG(status.st_mode)) ThrowCorrupt(path.string(), "not a regular file");
   return {static_cast<std::uint64_t>(status.st_size),
@@ -63,7 +63,8 @@ void CheckMagic(const std::filesystem::path& path) {
   ::close(fd);
   const std::string_view text(head.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
   if (text.starts_with("version ")) {
-    ThrowCorrupt(path.string(), "this is a Git LFS pointer, not the file itself", "Run `git lfs pull` in the model's repository.");
+    ThrowCorrupt(path.string(), "this is a Git LFS pointer, not the file itself",
+                 "Run `git lfs pull` in the model's repository.");
   }
   if (!text.starts_with("PAR1")) ThrowCorrupt(path.string(), "not a Parquet file", "Fetch or write the file again.");
 }
@@ -129,7 +130,8 @@ class ParquetFile::Cursor {
     std::shared_ptr<arrow::RecordBatch> batch;
     while (next_ <= row) {
       batch = ValueOrThrow(batches_->Next(), name_, ErrorCode::kCorruptFile);
-      if (batch == nullptr || batch->num_rows() != 1) ThrowCorrupt(name_, "the row group has fewer rows than it claims");
+      if (batch == nullptr || batch->num_rows() != 1)
+        ThrowCorrupt(name_, "the row group has fewer rows than it claims");
       ++next_;
     }
     return batch;
@@ -172,7 +174,8 @@ void ParquetFile::DetectLayout() {
   for (const char* required : {"layer_name", "shape", "dtype", "data", "num_params"}) {
     if (type_of(required) == nullptr) ThrowCorrupt(name_, std::string("column '") + required + "' is missing");
   }
-  if (!IsBytes(*type_of("data"))) ThrowCorrupt(name_, "column 'data' is " + type_of("data")->ToString() + ", not binary");
+  if (!IsBytes(*type_of("data")))
+    ThrowCorrupt(name_, "column 'data' is " + type_of("data")->ToString() + ", not binary");
   if (type_of("quant_type") == nullptr) {
     layout_ = ParquetLayout::kV1;
     return;
@@ -225,7 +228,8 @@ std::shared_ptr<arrow::RecordBatch> ParquetFile::ReadDescriptions(int row_group)
 BatchRow ParquetFile::ReadRow(int row_group, std::int64_t row) const {
   const FileStamp stamp = StampOf(path_);
   if (stamp.size != size_ || stamp.modified != modified_) {
-    throw Error(ErrorCode::kIo, "the file changed while it was being read", {.file = name_, .remedy = "Open the model again."});
+    throw Error(ErrorCode::kIo, "the file changed while it was being read",
+                {.file = name_, .remedy = "Open the model again."});
   }
   return WithArrowErrors(name_, ErrorCode::kCorruptFile, [&]() -> BatchRow {
     if (rows(row_group) == 1) return {ReadGroup(row_group, true), 0, true};

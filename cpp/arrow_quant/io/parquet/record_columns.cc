@@ -34,9 +34,7 @@ class Validity {
     }
   }
   std::int64_t nulls() const { return nulls_; }
-  std::shared_ptr<arrow::Buffer> Take() {
-    return nulls_ == 0 ? nullptr : arrow::Buffer::FromVector(std::move(bits_));
-  }
+  std::shared_ptr<arrow::Buffer> Take() { return nulls_ == 0 ? nullptr : arrow::Buffer::FromVector(std::move(bits_)); }
 
  private:
   std::vector<std::uint8_t> bits_;
@@ -58,7 +56,8 @@ std::shared_ptr<arrow::Buffer> JoinCells(const std::vector<std::span<const T>>& 
 template <typename Offset, typename T>
 std::shared_ptr<arrow::Buffer> OffsetsOf(const std::vector<std::span<const T>>& cells) {
   std::vector<Offset> offsets = {0};
-  for (const std::span<const T> cell : cells) offsets.push_back(static_cast<Offset>(offsets.back() + static_cast<Offset>(cell.size())));
+  for (const std::span<const T> cell : cells)
+    offsets.push_back(static_cast<Offset>(offsets.back() + static_cast<Offset>(cell.size())));
   return arrow::Buffer::FromVector(std::move(offsets));
 }
 
@@ -72,8 +71,8 @@ ArrayPtr Strings(Records records, Getter get) {
     cells.push_back(text ? std::span<const char>(text->data(), text->size()) : std::span<const char>());
   }
   const std::int64_t nulls = validity.nulls();
-  return std::make_shared<arrow::StringArray>(static_cast<std::int64_t>(records.size()),
-                                              OffsetsOf<std::int32_t>(cells), JoinCells(cells), validity.Take(), nulls);
+  return std::make_shared<arrow::StringArray>(static_cast<std::int64_t>(records.size()), OffsetsOf<std::int32_t>(cells),
+                                              JoinCells(cells), validity.Take(), nulls);
 }
 
 template <typename ArrayType, typename Getter>
@@ -114,9 +113,9 @@ ArrayPtr Lists(Records records, const std::shared_ptr<arrow::DataType>& item, bo
     total += static_cast<std::int64_t>(cells.back().size());
   }
   const std::int64_t nulls = validity.nulls();
-  return std::make_shared<arrow::ListArray>(ListOf(item), static_cast<std::int64_t>(records.size()),
-                                            OffsetsOf<std::int32_t>(cells),
-                                            std::make_shared<ItemArray>(total, JoinCells(cells)), validity.Take(), nulls);
+  return std::make_shared<arrow::ListArray>(
+      ListOf(item), static_cast<std::int64_t>(records.size()), OffsetsOf<std::int32_t>(cells),
+      std::make_shared<ItemArray>(total, JoinCells(cells)), validity.Take(), nulls);
 }
 
 ArrayPtr DataCells(Records records) {
@@ -126,7 +125,7 @@ ArrayPtr DataCells(Records records) {
                                                    OffsetsOf<std::int64_t>(cells), JoinCells(cells));
 }
 
-Column Text(const char* name, std::string TensorRecord::*member, bool old_layout) {
+Column Text(const char* name, std::string TensorRecord::* member, bool old_layout) {
   return {arrow::field(name, arrow::utf8(), false),
           [member](Records r) {
             return Strings(r, [&](const TensorRecord& t) { return std::optional<std::string_view>(t.*member); });
@@ -134,7 +133,7 @@ Column Text(const char* name, std::string TensorRecord::*member, bool old_layout
           old_layout};
 }
 
-Column OptionalText(const char* name, std::optional<std::string> TensorRecord::*member) {
+Column OptionalText(const char* name, std::optional<std::string> TensorRecord::* member) {
   return {arrow::field(name, arrow::utf8(), true),
           [member](Records r) {
             return Strings(r, [&](const TensorRecord& t) {
@@ -145,7 +144,7 @@ Column OptionalText(const char* name, std::optional<std::string> TensorRecord::*
 }
 
 template <typename Member>
-Column Unsigned(const char* name, Member TensorRecord::*member, bool nullable, bool old_layout) {
+Column Unsigned(const char* name, Member TensorRecord::* member, bool nullable, bool old_layout) {
   return {arrow::field(name, arrow::uint64(), nullable),
           [member](Records r) {
             return Numbers<arrow::UInt64Array>(
@@ -154,7 +153,7 @@ Column Unsigned(const char* name, Member TensorRecord::*member, bool nullable, b
           old_layout};
 }
 
-Column Int32(const char* name, std::int32_t TensorRecord::*member) {
+Column Int32(const char* name, std::int32_t TensorRecord::* member) {
   return {arrow::field(name, arrow::int32(), false),
           [member](Records r) {
             return Numbers<arrow::Int32Array>(
@@ -163,7 +162,7 @@ Column Int32(const char* name, std::int32_t TensorRecord::*member) {
           false};
 }
 
-Column Floats(const char* name, std::span<const float> TensorRecord::*member, bool nullable, bool old_layout) {
+Column Floats(const char* name, std::span<const float> TensorRecord::* member, bool nullable, bool old_layout) {
   return {arrow::field(name, ListOf(arrow::float32()), nullable),
           [member, nullable](Records r) {
             return Lists<arrow::FloatArray, float>(r, arrow::float32(), nullable,
@@ -175,8 +174,9 @@ Column Floats(const char* name, std::span<const float> TensorRecord::*member, bo
 Column Shape() {
   return {arrow::field("shape", ListOf(arrow::uint64()), false),
           [](Records r) {
-            return Lists<arrow::UInt64Array, std::uint64_t>(
-                r, arrow::uint64(), false, [](const TensorRecord& t) { return std::span<const std::uint64_t>(t.shape); });
+            return Lists<arrow::UInt64Array, std::uint64_t>(r, arrow::uint64(), false, [](const TensorRecord& t) {
+              return std::span<const std::uint64_t>(t.shape);
+            });
           },
           true};
 }

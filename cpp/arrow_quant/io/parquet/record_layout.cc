@@ -109,7 +109,7 @@ std::optional<int> BitsOfQuantType(std::string_view quant_type) {
 }
 
 bool IsRawQuantType(std::string_view quant_type) {
-  constexpr std::array<std::string_view, 10> kNames = {"",     "none", "unquantized", "float32", "fp32",
+  constexpr std::array<std::string_view, 10> kNames = {"",     "none", "unquantized", "float32",  "fp32",
                                                        "fp16", "bf16", "float16",     "bfloat16", "float64"};
   return std::find(kNames.begin(), kNames.end(), quant_type) != kNames.end();
 }

@@ -23,7 +23,7 @@ struct Holder {
 
 struct FloatColumn {
   const char* name;
-  std::span<const float> TensorRecord::*member;
+  std::span<const float> TensorRecord::* member;
 };
 
 constexpr std::array kFloatColumns = {FloatColumn{"scales", &TensorRecord::scales},
@@ -107,8 +107,7 @@ void ReadFloats(const RowAccess& row, ParquetLayout layout, bool alone, TensorRe
   for (const FloatColumn& column : kFloatColumns) {
     if (layout == ParquetLayout::kV2BasePython) {
       if (column.member != &TensorRecord::scales && column.member != &TensorRecord::zero_points) continue;
-      record->*column.member =
-          FloatsFromBytes(row, column.name, record->layer_name, &holder->floats.emplace_back());
+      record->*column.member = FloatsFromBytes(row, column.name, record->layer_name, &holder->floats.emplace_back());
       continue;
     }
     const std::span<const float> cell = row.Floats(column.name).value_or(std::span<const float>());

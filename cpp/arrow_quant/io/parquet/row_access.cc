@@ -12,7 +12,7 @@ namespace {
 
 // An integer cell of any of the accepted widths.
 struct Whole {
-  bool known = true;     // the type is an integer's
+  bool known = true;       // the type is an integer's
   bool too_large = false;  // above 2^63 - 1
   std::int64_t value = 0;
 };

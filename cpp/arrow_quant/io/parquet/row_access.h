@@ -22,7 +22,7 @@ class RowAccess {
  public:
   RowAccess(const BatchRow& row, std::string file) : row_(row), file_(std::move(file)) {}
 
-  std::optional<std::string> Text(const char* column) const;     // string, large_string; valid UTF-8
+  std::optional<std::string> Text(const char* column) const;      // string, large_string; valid UTF-8
   std::optional<std::int64_t> Integer(const char* column) const;  // int32, int64, uint32, uint64
   std::optional<bool> Boolean(const char* column) const;
   std::optional<std::vector<std::uint64_t>> Sizes(const char* column) const;  // list of integers, none negative

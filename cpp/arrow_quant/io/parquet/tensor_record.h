@@ -16,21 +16,22 @@ inline constexpr std::uint64_t kPreferredCellBytes = std::uint64_t{64} << 20;
 inline constexpr std::uint64_t kPartRowMultiple = 8;
 
 // One row of Parquet V2 Extended: a whole tensor, or one part of a tensor too large for one cell.
-// Byte and float ranges are views; the writer copies nothing before it encodes, the reader keeps what they point to alive.
+// Byte and float ranges are views; the writer copies nothing before it encodes, the reader keeps what they point to
+// alive.
 //
 // Columns 1-15 keep the names and types of the older V2 Extended; the others follow them.
 struct TensorRecord {
   // -- columns of the older layout
   std::string layer_name;
-  std::vector<std::uint64_t> shape;            // of the whole tensor
-  std::string dtype;                           // the source's element type in torch's words: "float32"
-  std::span<const std::uint8_t> data;          // packed codes, or raw little-endian values when quant_type is "none"
-  std::uint64_t num_params = 0;                // of the whole tensor
-  std::string quant_type = "none";             // "none", "int2", "int3", "int4", "int8"
-  std::span<const float> scales;               // [row_count, groups]
-  std::span<const float> zero_points;          // [row_count, groups]
-  std::optional<std::uint64_t> quant_axis;     // axis of the output channels
-  std::optional<std::uint64_t> group_size;     // columns of the matrix view in one group
+  std::vector<std::uint64_t> shape;         // of the whole tensor
+  std::string dtype;                        // the source's element type in torch's words: "float32"
+  std::span<const std::uint8_t> data;       // packed codes, or raw little-endian values when quant_type is "none"
+  std::uint64_t num_params = 0;             // of the whole tensor
+  std::string quant_type = "none";          // "none", "int2", "int3", "int4", "int8"
+  std::span<const float> scales;            // [row_count, groups]
+  std::span<const float> zero_points;       // [row_count, groups]
+  std::optional<std::uint64_t> quant_axis;  // axis of the output channels
+  std::optional<std::uint64_t> group_size;  // columns of the matrix view in one group
   bool is_diffusion_model = true;
   std::optional<std::string> modality;
   std::optional<std::string> time_aware_quant_json;
@@ -38,18 +39,18 @@ struct TensorRecord {
   std::optional<std::string> activation_stats_json;
 
   // -- columns of ours
-  std::int32_t bits = 0;                       // 0 when not quantized
-  std::string packing = "none";                // "lsb" (little-endian bit stream), "none"
-  std::string grid = "none";                   // "affine", "residual_binary", "none"
-  std::string zero_point_kind = "none";        // "float" or "none"
-  std::int32_t row_rank = 1;                   // leading axes (after quant_axis is moved to the front) that form rows
-  std::uint64_t row_begin = 0;                 // first matrix row of this part
-  std::uint64_t row_count = 0;                 // matrix rows in this part; 0 with row_begin 0 when written: all of them
-  std::span<const float> residual_scales;      // [row_count, groups] of a residual binary grid
-  std::string method;                          // "min_max", "fitted", "ldlq", ...; "kept" when not quantized
-  std::string reason;                          // why it was kept or fell back; empty otherwise
-  std::string component;                       // pipeline component, "" for the model itself
-  std::string report_json = "{}";              // quality figures of the tensor
+  std::int32_t bits = 0;                   // 0 when not quantized
+  std::string packing = "none";            // "lsb" (little-endian bit stream), "none"
+  std::string grid = "none";               // "affine", "residual_binary", "none"
+  std::string zero_point_kind = "none";    // "float" or "none"
+  std::int32_t row_rank = 1;               // leading axes (after quant_axis is moved to the front) that form rows
+  std::uint64_t row_begin = 0;             // first matrix row of this part
+  std::uint64_t row_count = 0;             // matrix rows in this part; 0 with row_begin 0 when written: all of them
+  std::span<const float> residual_scales;  // [row_count, groups] of a residual binary grid
+  std::string method;                      // "min_max", "fitted", "ldlq", ...; "kept" when not quantized
+  std::string reason;                      // why it was kept or fell back; empty otherwise
+  std::string component;                   // pipeline component, "" for the model itself
+  std::string report_json = "{}";          // quality figures of the tensor
 
   // Time-aware tables, flattened; empty when absent. Their shapes are in time_aware_quant_json.
   std::span<const float> time_scales;
