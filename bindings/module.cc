@@ -55,6 +55,8 @@ struct News {
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
                             const nb::object& callback) {
   const ModelOptions options = ModelOptionsFromJson(options_json);
+  // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
+  if (!callback.is_none()) callback("reading", 0.0);
   News news;
   std::string result;
   std::exception_ptr failure;
@@ -75,7 +77,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
     news.done = true;
     news.changed.notify_all();
   });
-  double shown = -1;
+  double shown = 0;
   for (bool done = false; !done;) {
     std::string message;
     double fraction = 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+from typing import Any
 
 import pyarrow
 import scipy_openblas32
@@ -13,12 +14,14 @@ import scipy_openblas32
 ctypes.CDLL(str(pathlib.Path(scipy_openblas32.get_lib_dir()) / "libscipy_openblas.so"), mode=ctypes.RTLD_GLOBAL)
 
 try:
-    from arrow_quant_v2 import _core as core
+    from arrow_quant_v2 import _core
 except ImportError as error:
     raise ImportError(
         f"the core of arrow_quant_v2 cannot be loaded with pyarrow {pyarrow.__version__}: {error}. "
         "Install pyarrow==26.0.* or build arrow_quant_v2 again."
     ) from error
+
+core: Any = _core  # its generated stub leaves array types open
 
 if core.arrow_version.split(".")[:2] != pyarrow.__version__.split(".")[:2]:
     raise ImportError(

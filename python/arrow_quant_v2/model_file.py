@@ -180,8 +180,8 @@ def _rows_of(part: dict[str, Any]) -> int:
 
 def _is_complete(parts: list[dict[str, Any]]) -> bool:
     last = parts[-1]
-    whole = last["row_begin"] == 0 and last["row_count"] == 0
-    return whole or last["row_begin"] + last["row_count"] >= _rows_of(last)
+    whole: bool = last["row_begin"] == 0 and last["row_count"] == 0
+    return whole or bool(last["row_begin"] + last["row_count"] >= _rows_of(last))
 
 
 def _join(file: pathlib.Path, parts: list[dict[str, Any]]) -> StoredTensor:

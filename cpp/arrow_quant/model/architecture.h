@@ -31,11 +31,11 @@ std::optional<ArchitectureKind> LookUpModelType(std::string_view model_type);
 
 // What config.json tells about a model's layers.
 struct Architecture {
-  std::string class_name;  // _class_name, else the first of architectures, else ""
-  std::string model_type;
+  std::string class_name = {};  // _class_name, else the first of architectures, else ""
+  std::string model_type = {};
   ModelFamily family = ModelFamily::kUnknown;
-  std::optional<std::int64_t> in_channels;
-  std::optional<std::int64_t> out_channels;
+  std::optional<std::int64_t> in_channels = {};
+  std::optional<std::int64_t> out_channels = {};
 };
 
 // Reads config.json's text ("" for none); `file` is for messages. When the class tells no family, the tensors' names

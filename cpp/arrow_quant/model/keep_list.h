@@ -16,9 +16,9 @@ namespace arrow_quant {
 // What to change in the default keep list. Patterns are ECMAScript regular expressions, any case, found anywhere in the
 // name.
 struct KeepOptions {
-  std::vector<std::string> keep_patterns;        // also kept; stronger than quantize_patterns
-  std::vector<std::string> quantize_patterns;    // quantized although the defaults keep them
-  std::vector<std::string> transposed_patterns;  // transposed convolutions: output channels on axis 1
+  std::vector<std::string> keep_patterns = {};        // also kept; stronger than quantize_patterns
+  std::vector<std::string> quantize_patterns = {};    // quantized although the defaults keep them
+  std::vector<std::string> transposed_patterns = {};  // transposed convolutions: output channels on axis 1
   // Smaller matrices are kept: fewer weights than this cost less than the scale and zero point of their group.
   std::int64_t min_columns = 8;
   std::int64_t min_elements = 64;

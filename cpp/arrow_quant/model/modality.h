@@ -25,13 +25,13 @@ struct ModalityDecision {
 
 // Where a modality may be told, in the order in which it is asked. Empty texts are not there.
 struct ModalityEvidence {
-  std::optional<Modality> configured;                            // the user's option
-  std::string metadata_json;                                     // metadata.json beside the model
+  std::optional<Modality> configured = {};                       // the user's option
+  std::string metadata_json = {};                                // metadata.json beside the model
   std::map<std::string, std::string> safetensors_metadata = {};  // __metadata__
-  std::string pipeline_json;                                     // model_index.json
-  std::string config_json;                                       // config.json
+  std::string pipeline_json = {};                                // model_index.json
+  std::string config_json = {};                                  // config.json
   std::span<const TensorInfo> tensors = {};
-  std::string model_path;  // for messages
+  std::string model_path = {};  // for messages
 };
 
 // Throws kMetadata naming the option `modality` when nothing tells, and naming the value when metadata.json or

@@ -37,33 +37,35 @@ constexpr std::array kRules = {
     RoleRule{Scope::kAnywhere, "experts *_experts expert_# moe", Role::kExpert, kNone},
 
     // Timesteps. In audio models the projections inside of the blocks belong to them too.
-    RoleRule{Scope::kAnywhere,
-             "timestep_embed* timestep_emb time_embed* time_emb t_embed* timestep_proj* time_proj* time_in "
-             "guidance_embed* guidance_in time_text_embed* time_guidance_embed* time_caption_embed* time_extra_emb "
-             "sigma_map sigma_embed* time_mlp t_block te te# te_* add_time_proj noise_embed* distilled_guidance_layer",
-             Role::kTimestepEmbedder, kTimestep},
+    RoleRule{
+        Scope::kAnywhere,
+        "timestep_embed* timestep_emb time_embed* time_emb t_embed* timestep_proj* time_step_proj time_proj* time_in "
+        "guidance_embed* guidance_in time_text_embed* time_guidance_embed* time_caption_embed* time_extra_emb "
+        "sigma_map sigma_embed* time_mlp t_block te te# te_* add_time_proj noise_embed* distilled_guidance_layer",
+        Role::kTimestepEmbedder, kTimestep},
     RoleRule{Scope::kTop, "*adaln_single adaln_*_single", Role::kTimestepEmbedder, kTimestep},
     RoleRule{Scope::kAnywhere, "time_emb_proj emb_layers", Role::kTimestepEmbedder, kTimestep, ModelFamily::kAudio},
 
     // Labels, positions, the input and its conditions.
     RoleRule{Scope::kAnywhere, "class_emb* label_emb* y_embed*", Role::kEmbedding, "label embedder"},
+    RoleRule{Scope::kAnywhere, "patch_emb* pos_embed.proj *x_embedder* patchify* input_blocks.0.0", Role::kFirstLayer,
+             kFirst},
     RoleRule{Scope::kAnywhere,
              "pos_emb* position_emb* positional_emb* absolute_pos_emb* wpe relative_attention_bias relative_position* "
              "rotary* rope* inv_freq freqs* pos_encod* position_encod* positional_encod*",
              Role::kPositionEmbedding, kPosition},
-    RoleRule{Scope::kAnywhere, "patch_emb* *x_embedder* patchify* input_blocks.0.0", Role::kFirstLayer, kFirst},
-    RoleRule{
-        Scope::kTop,
-        "conv_in img_in proj_in preprocess_conv in_conv init_conv first_conv input_conv input_proj input_layer stem",
-        Role::kFirstLayer, kFirst},
+    RoleRule{Scope::kTop,
+             "conv_in img_in proj_in preprocess_conv in_conv init_conv first_conv input_conv input_proj input_layer "
+             "proj_in_conv stem",
+             Role::kFirstLayer, kFirst},
     RoleRule{Scope::kAnywhere,
              "*context_embed* caption_* condition_embed* text_embed* text_emb txt_in vector_in encoder_hid_proj* "
              "add_embedding* text_proj* cap_embed* global_proj* cross_attention_proj* extra_embedder pooled_* "
-             "image_embed* img_emb*",
+             "image_embed* img_emb* embedding_proj encoder_hidden_states_proj clip_*_mapper encoder_proj",
              Role::kEmbedding, kCondition},
 
     // Heads before embeddings: an `embed_out` is a head.
-    RoleRule{Scope::kAnywhere, "lm_head* embed_out vocab_projector vocab_transform mlm_head cls.predictions",
+    RoleRule{Scope::kAnywhere, "lm_head* embed_out vocab_projector vocab_transform mlm_head mlm_layer cls.predictions",
              Role::kLmHead, kHead},
     RoleRule{Scope::kTop, "head.dense", Role::kLmHead, kHead},
     RoleRule{Scope::kTopLast, "decoder ff_out output generator", Role::kLmHead, kHead},
@@ -73,10 +75,11 @@ constexpr std::array kRules = {
     RoleRule{Scope::kTop, "shared", Role::kEmbedding, "token embedding"},
     RoleRule{Scope::kAnywhere, "*embed *embedding *embeddings *embedder *embedders embed_* *embedding_table",
              Role::kEmbedding, kEmbedding},
-    RoleRule{Scope::kTop,
-             "norm_out proj_out proj_out_# *final_layer* final_proj final_conv final_linear conv_out output_layer "
-             "output_proj out_conv conv_final last_layer postprocess_conv classifier head out.#",
-             Role::kFinalLayer, kFinal},
+    RoleRule{
+        Scope::kTop,
+        "norm_out proj_out proj_out_# *final_layer* final_proj final_conv final_linear conv_out output_layer "
+        "output_proj proj_out_conv out_conv conv_final final_conv* last_layer postprocess_conv classifier head out.#",
+        Role::kFinalLayer, kFinal},
     RoleRule{Scope::kTopLast, "out", Role::kFinalLayer, kFinal},
 
     // Modulation: matrices inside of the blocks are quantized although their path says norm; tables are not.
@@ -96,13 +99,11 @@ constexpr std::array kRules = {
 
     RoleRule{Scope::kAnywhere,
              "ff ff_* ffn ffn_* ffn.* mlp mlp_* mlp# *_mlp *mlp feed_forward* gate_proj up_proj down_proj gate_up_proj "
-             "w1 w2 w3 "
-             "fc1 fc2 linear1 linear2 intermediate",
+             "w1 w2 w3 *DenseReluDense fc1 fc2 linear1 linear2 intermediate",
              Role::kFeedForward, kNone},
     RoleRule{Scope::kAnywhere,
              "attn* *attn *attn# *_attn_* attention* *attention *Attention q_proj k_proj v_proj o_proj out_proj to_q "
-             "to_k to_v "
-             "to_out qkv* *qkv query key value add_*_proj",
+             "to_k to_v to_out qkv* *qkv query key value add_*_proj",
              Role::kAttention, kNone},
 };
 

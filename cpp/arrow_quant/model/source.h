@@ -23,8 +23,8 @@ enum class SourceKind {
 std::string_view SourceKindName(SourceKind kind);
 
 struct SourceOptions {
-  std::vector<std::string> components;  // of a pipeline, to quantize; empty for its denoisers
-  std::optional<std::string> variant;   // "fp16"; "" for the files without one
+  std::vector<std::string> components = {};  // of a pipeline, to quantize; empty for its denoisers
+  std::optional<std::string> variant = {};   // "fp16"; "" for the files without one
 };
 
 // One checkpoint to quantize.

@@ -154,7 +154,7 @@ def demo(
 ) -> None:
     """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
     try:
-        from arrow_quant_v2.demo import run_demo
+        from arrow_quant_v2.torch.demo import run_demo
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the demo needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch,report]'"

@@ -89,7 +89,8 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        return self.packed()
+        weight: torch.Tensor = self.packed()
+        return weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -109,11 +110,12 @@ class PackedConv(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        return self.packed()
+        weight: torch.Tensor = self.packed()
+        return weight
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         source: Any = self.__dict__["_source"]
-        parameters = {"weight": self.weight, "bias": self.bias}
+        parameters: dict[str, Any] = {"weight": self.weight, "bias": self.bias}
         arguments = (x,) if output_size is None else (x, output_size)
         result: torch.Tensor = torch.func.functional_call(source, parameters, arguments)
         return result

@@ -17,14 +17,14 @@ namespace arrow_quant {
 struct CompatTensor {
   std::string name;
   std::vector<std::uint64_t> shape;
-  std::span<const float> weights;       // C order of `shape`
-  bool quantized = true;                // false: the values are stored as float32
-  std::optional<std::string> modality;  // "text", "code", "image", "audio"
+  std::span<const float> weights = {};       // C order of `shape`
+  bool quantized = true;                     // false: the values are stored as float32
+  std::optional<std::string> modality = {};  // "text", "code", "image", "audio"
   // Only when one scale serves each slice along axis 0: the codes themselves, one byte each, and per slice a scale and
   // a zero point. They are stored as they are, so that nothing is lost. Empty otherwise.
-  std::span<const std::uint8_t> codes;
-  std::span<const float> scales;
-  std::span<const float> zero_points;
+  std::span<const std::uint8_t> codes = {};
+  std::span<const float> scales = {};
+  std::span<const float> zero_points = {};
   int bits = 8;  // of `codes`
 };
 

@@ -178,6 +178,12 @@ LoadedTensor ParquetModel::State::Join(std::size_t entry) const {
       ThrowTensorError(part.file.string(), part.record.layer_name, "the row changed while it was being read",
                        ErrorCode::kIo);
     }
+    if (cells->first.owner == nullptr) {
+      // The first part has passed its checks, so its size is real; more than all cells can hold is not believed.
+      const std::uint64_t estimate =
+          part.record.data.size() / std::max<std::uint64_t>(part.record.row_count, 1) * entries[entry].record.row_count;
+      cells->data.reserve(std::min(estimate + 8, places[entry].size() * kMaxCellBytes));
+    }
     Extend(&cells->data, part.record.data);
     Extend(&cells->scales, part.record.scales);
     Extend(&cells->zero_points, part.record.zero_points);

@@ -16,7 +16,7 @@ enum class RecordColumns { kFull, kOldPlain, kOldSpatial };
 
 struct WriterOptions {
   int zstd_level = 1;
-  std::map<std::string, std::string> key_value_metadata;  // of the file's footer
+  std::map<std::string, std::string> key_value_metadata = {};  // of the file's footer
   RecordColumns columns = RecordColumns::kFull;
   Durability durability = Durability::kSync;
   // A row group costs about 3.7 kB whatever it holds, so tensors below the first limit share row groups of about

@@ -10,8 +10,8 @@ namespace arrow_quant {
 
 // A cell holds at most this many bytes: Parquet counts a page in 31 bits.
 inline constexpr std::uint64_t kMaxCellBytes = std::uint64_t{1} << 30;
-// Parts of this size keep the writer's and the reader's memory low: the encoder holds about four copies of a cell.
-inline constexpr std::uint64_t kPreferredCellBytes = std::uint64_t{64} << 20;
+// Parts of this size are written fastest and with little memory: the encoder holds about four copies of a cell.
+inline constexpr std::uint64_t kPreferredCellBytes = std::uint64_t{16} << 20;
 // Every part of a tensor begins at a multiple of this many rows, so that its packed codes begin with a whole byte.
 inline constexpr std::uint64_t kPartRowMultiple = 8;
 
