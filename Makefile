@@ -124,6 +124,7 @@ lint: build ## ruff, mypy, clang-format, module layers, links of documents
 	@echo "==> module layers and document links"
 	@$(PY) tools/check_layers.py
 	@$(PY) tools/check_docs.py
+	@PYTHONPATH=python $(PY) tools/generate_config_docs.py --check
 
 .PHONY: tidy
 tidy: build ## clang-tidy on every file (slow: Arrow's headers)
@@ -140,6 +141,12 @@ format: $(VENV)/.dev ## rewrite C++ and Python files in the project's format
 docs: $(VENV)/.runtime ## check the links of the Markdown documents
 	@echo "==> checking the links of the documents"
 	@$(PY) tools/check_docs.py
+
+# A forced OpenBLAS core type would slow numpy and flatter us.
+.PHONY: bench
+bench: $(VENV)/.dev $(VENV)/.package ## benchmarks beside numpy, torch and the scalar twin (minutes)
+	@echo "==> benchmarks of the installed release build"
+	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) bench/run.py $(BENCH_ARGS)
 
 .PHONY: clean
 clean: ## remove what was built (build/, dist/, demo/, caches); .venv stays

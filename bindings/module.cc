@@ -8,12 +8,14 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "arrow_quant/base/cpu_isa.h"
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
+#include "arrow_quant/kernels/to_float32.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
@@ -152,6 +154,60 @@ nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t
   return ToNumpy<float>(std::move(out), {rows, cols});
 }
 
+nb::object ToFloat32Py(const ByteArray& data, const std::string& dtype_name) {
+  const std::optional<DType> dtype = DTypeFromTorch(dtype_name);
+  if (!dtype || !IsFloat(*dtype) || data.size() % ByteSize(*dtype) != 0) {
+    throw Error(ErrorCode::kInvalidArgument, "'" + dtype_name + "' is no floating-point dtype of these bytes");
+  }
+  const std::size_t n = data.size() / ByteSize(*dtype);
+  AlignedVector<float> out(n);
+  {
+    const nb::gil_scoped_release release;
+    FastToFloat32(*dtype, reinterpret_cast<const std::byte*>(data.data()), static_cast<std::int64_t>(n), out.data());
+  }
+  return ToNumpy<float>(std::move(out), {n});
+}
+
+void CheckBits(int bits) {
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
+    throw Error(ErrorCode::kInvalidArgument, "bits is " + std::to_string(bits), {.remedy = "Use 2, 3, 4 or 8."});
+  }
+}
+
+nb::object PackPy(const ByteArray& codes, int bits) {
+  CheckBits(bits);
+  AlignedVector<std::uint8_t> out(static_cast<std::size_t>(PackedBytes(static_cast<std::int64_t>(codes.size()), bits)));
+  {
+    const nb::gil_scoped_release release;
+    Kernels().pack(codes.data(), codes.size(), bits, out.data());
+  }
+  const std::size_t n = out.size();
+  return ToNumpy<std::uint8_t>(std::move(out), {n});
+}
+
+nb::object UnpackPy(const ByteArray& bytes, std::size_t n, int bits) {
+  CheckBits(bits);
+  if (bytes.size() != static_cast<std::size_t>(PackedBytes(static_cast<std::int64_t>(n), bits))) {
+    throw Error(ErrorCode::kShapeMismatch, "the bytes do not hold the codes", {.remedy = "Give ceil(n * bits / 8)."});
+  }
+  AlignedVector<std::uint8_t> out(n);
+  {
+    const nb::gil_scoped_release release;
+    Kernels().unpack(bytes.data(), n, bits, out.data());
+  }
+  return ToNumpy<std::uint8_t>(std::move(out), {n});
+}
+
+nb::tuple ErrorSumsPy(const FloatArray& w, const FloatArray& q) {
+  if (w.size() != q.size()) throw Error(ErrorCode::kShapeMismatch, "w and q differ in size");
+  ErrorSums sums;
+  {
+    const nb::gil_scoped_release release;
+    sums = Kernels().error_sums(w.data(), q.data(), w.size());
+  }
+  return nb::make_tuple(sums.ww, sums.wq, sums.qq, sums.ee);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -177,6 +233,10 @@ NB_MODULE(_core, m) {
         return ListSourceTensors(path);
       },
       "path"_a, "Where each tensor of a source model lies, as a JSON list.");
+  m.def("to_float32", &ToFloat32Py, "data"_a, "dtype"_a, "Little-endian bytes of a torch float dtype to float32.");
+  m.def("pack", &PackPy, "codes"_a, "bits"_a, "Codes to a little-endian bit stream.");
+  m.def("unpack", &UnpackPy, "bytes"_a, "n"_a, "bits"_a, "The first n codes of a bit stream.");
+  m.def("error_sums", &ErrorSumsPy, "w"_a, "q"_a, "Sums w*w, w*q, q*q and (w-q)^2 in double.");
   m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,

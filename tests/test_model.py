@@ -249,3 +249,54 @@ def test_plan_writes_nothing(tmp_path, demo_model):
     plan = json.loads(run.stdout)
     assert len(plan["layers"]) == 42
     assert not (tmp_path / "q").exists()
+
+
+def test_layer_bit_widths_and_sensitive_layers(tmp_path, demo_model):
+    config = DiffusionQuantConfig(
+        layer_bit_widths={"transformer_blocks.0.attn1.to_q": 8, r"ff\.net": 2, r"to_v\.weight$": 16},
+        skip_sensitive_layers=True,
+        sensitive_layer_names=["transformer_blocks.1.attn1.to_k.weight"],
+        min_accuracy=0.0,
+    )
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config)
+    bits = {t.name: t.bits for t in QuantizedModel(tmp_path / "q")}
+    assert bits["transformer_blocks.0.attn1.to_q.weight"] == 8
+    assert bits["transformer_blocks.3.ff.net.2.weight"] == 2
+    assert bits["transformer_blocks.3.attn1.to_v.weight"] == 0
+    assert bits["transformer_blocks.1.attn1.to_k.weight"] == 0
+    assert bits["transformer_blocks.2.attn1.to_k.weight"] == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rounding", "ldlq"), ("calibration", "synthetic"), ("equalization", "balance"), ("enable_mixed_precision", True)],
+)
+def test_what_cannot_be_done_is_refused(tmp_path, demo_model, key, value):
+    with pytest.raises(ValueError, match=f"{key}.*cannot"):
+        ArrowQuantV2().quantize_diffusion_model(
+            demo_model, tmp_path / "q", DiffusionQuantConfig.from_profile("local", **{key: value})
+        )
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"])
+def test_every_float_type_is_quantized(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    types = {
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16, "BF16": torch.bfloat16,
+        "F32": torch.float32, "F64": torch.float64,
+    }  # fmt: skip
+    weight = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).to(types[dtype])
+    save_file({"blocks.0.attn.to_q.weight": weight}, tmp_path / "m.safetensors")
+    BASE.quantize(tmp_path / "m.safetensors", tmp_path / "q", 8, 64)
+    (stored,) = QuantizedModel(tmp_path / "q")
+    # Half a step of 8 bits over a range of about 8, and the rounding of the scale.
+    np.testing.assert_allclose(stored.dequantize(), weight.float().numpy(), atol=0.03)
+    assert BASE.validate_quality(tmp_path / "m.safetensors", tmp_path / "q")["passed"]
+
+
+def test_show_config(demo_model, tmp_path):
+    run = cli("quantize", str(demo_model), str(tmp_path / "q"), "--profile", "edge", "--show-config", "--json")
+    assert json.loads(run.stdout)["bit_width"] == 2
+    assert not (tmp_path / "q").exists()

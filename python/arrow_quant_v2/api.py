@@ -37,9 +37,10 @@ class ArrowQuantV2:
         model_path: PathLike,
         output_path: PathLike,
         config: DiffusionQuantConfig | None = None,
+        calibration: str | None = None,
+        progress_callback: ProgressCallback | None = None,
         *,
         overwrite: bool = False,
-        progress_callback: ProgressCallback | None = None,
     ) -> dict[str, Any]:
         """Quantize the weights of a model into a directory of Parquet files.
 
@@ -48,6 +49,7 @@ class ArrowQuantV2:
                 directory.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
             config: default DiffusionQuantConfig.from_profile("local").
+            calibration: None or "none"; activations are not used in this version.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
 
@@ -58,6 +60,8 @@ class ArrowQuantV2:
             fallback_rate, warnings, quantization_time_s, peak_memory_mb.
         """
         config = config or DiffusionQuantConfig()
+        if calibration is not None:
+            config = config.with_overrides(calibration=calibration)
         options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
         text = core.quantize_model(
             os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback)

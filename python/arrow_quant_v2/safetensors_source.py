@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.errors import CorruptFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +22,8 @@ class SourceTensor:
     data: npt.NDArray[np.uint8]
 
     def to_float32(self) -> npt.NDArray[np.float32]:
-        """Values of a floating-point tensor in its own shape. Raises CorruptFileError for other types."""
-        raw = self.data.tobytes()
-        if self.dtype == "bfloat16":
-            values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-        elif self.dtype in ("float16", "float32", "float64"):
-            values = np.frombuffer(raw, np.dtype(self.dtype).newbyteorder("<")).astype(np.float32)
-        else:
-            raise CorruptFileError(f"dtype {self.dtype} has no plain values to compare")
+        """Values of a floating-point tensor in its own shape. Raises ConfigurationError for other types."""
+        values: npt.NDArray[np.float32] = core.to_float32(np.asarray(self.data), self.dtype)
         return values.reshape(self.shape)
 
 

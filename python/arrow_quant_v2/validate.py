@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from arrow_quant_v2._native import core
 from arrow_quant_v2.errors import ValidationError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
@@ -70,9 +71,7 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
 
 
 def _sums(original: SourceTensor, tensor: StoredTensor) -> npt.NDArray[np.float64]:
-    w = original.to_float32().astype(np.float64).ravel()
-    q = tensor.dequantize().astype(np.float64).ravel()
-    return np.array([w @ w, w @ q, q @ q, (w - q) @ (w - q)])
+    return np.array(core.error_sums(original.to_float32().ravel(), tensor.dequantize().ravel()))
 
 
 def _cosine(sums: npt.NDArray[np.float64]) -> float:

@@ -1,6 +1,8 @@
 #include "arrow_quant/orchestrate/model_options.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/quantize/base_quantizer.h"
@@ -8,7 +10,8 @@
 namespace arrow_quant {
 namespace {
 
-using Json = nlohmann::json;
+// Ordered: rules for layers are tried as they were written.
+using Json = nlohmann::ordered_json;
 
 template <typename T>
 void Read(const Json& json, const char* key, T& value) {
@@ -58,6 +61,76 @@ void ReadNames(const Json& json, ModelOptions& options) {
   if (!options.modality) ThrowValue("modality", modality, "text, code, image or audio");
 }
 
+// What a key may ask for in this version; anything else is refused rather than ignored.
+struct Supported {
+  const char* key;
+  std::vector<Json> values;
+};
+
+const std::vector<Supported>& SupportedValues() {
+  static const std::vector<Supported> table = {
+      {"rounding", {"auto", "nearest"}},
+      {"grid", {"auto", "affine"}},
+      {"calibration", {"auto", "none"}},
+      {"time_weighting", {"uniform"}},
+      {"objective", {"trajectory"}},
+      {"time_grouping", {"uniform"}},
+      {"activation_range", {"auto"}},
+      {"strategy", {"auto", "none"}},
+      {"strategy_time_aware", {"auto", "never"}},
+      {"strategy_spatial", {"auto", "never"}},
+      {"equalization", {"auto", "none"}},
+      {"smoothing", {"auto", "none"}},
+      {"hadamard", {"auto", "none"}},
+      {"enable_mixed_precision", {false}},
+  };
+  return table;
+}
+
+void RefuseUnsupported(const Json& json) {
+  for (const Supported& entry : SupportedValues()) {
+    const auto it = json.find(entry.key);
+    if (it == json.end() || std::find(entry.values.begin(), entry.values.end(), *it) != entry.values.end()) continue;
+    std::string allowed;
+    for (const Json& value : entry.values) allowed += (allowed.empty() ? "" : " or ") + value.dump();
+    throw Error(ErrorCode::kConfiguration,
+                std::string(entry.key) + " is " + it->dump() + ", which this version cannot do",
+                {.remedy = "Use " + allowed + "."});
+  }
+  for (const char* part : {"validation", "boundary_smoothing", "transition_optimization"}) {
+    const Json::json_pointer pointer(std::string("/thermodynamic/") + part + "/enabled");
+    if (json.contains(pointer) && json.at(pointer) == true) {
+      throw Error(ErrorCode::kConfiguration,
+                  std::string("thermodynamic.") + part + ".enabled is true, which this version cannot do",
+                  {.remedy = "Use false."});
+    }
+  }
+}
+
+std::string EscapedName(const std::string& name) {
+  std::string pattern = "^";
+  for (char c : name) {
+    if (std::string_view("\\^$.|?*+()[]{}").find(c) != std::string_view::npos) pattern += '\\';
+    pattern += c;
+  }
+  return pattern + "(\\.weight)?$";
+}
+
+void ReadLayerRules(const Json& json, ModelOptions& options) {
+  if (const auto it = json.find("layer_bit_widths"); it != json.end()) {
+    for (const auto& [pattern, bits] : it->items()) options.layer_bit_widths.emplace_back(pattern, bits.get<int>());
+  }
+  bool skip_sensitive = false;
+  Read(json, "skip_sensitive_layers", skip_sensitive);
+  if (!skip_sensitive) return;
+  std::vector<std::string> names;
+  std::vector<std::string> patterns;
+  Read(json, "sensitive_layer_names", names);
+  Read(json, "sensitive_layer_patterns", patterns);
+  for (const std::string& name : names) options.keep_patterns.push_back(EscapedName(name));
+  options.keep_patterns.insert(options.keep_patterns.end(), patterns.begin(), patterns.end());
+}
+
 }  // namespace
 
 ModelOptions ModelOptionsFromJson(std::string_view text) {
@@ -78,6 +151,8 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   Read(json, "components", options.components);
   ReadOptional(json, "variant", options.variant);
   ReadNames(json, options);
+  RefuseUnsupported(json);
+  ReadLayerRules(json, options);
   CheckBaseOptions({.bits = options.bit_width, .group_size = options.group_size});
   return options;
 }

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "arrow_quant/model/modality.h"
@@ -26,6 +27,8 @@ struct ModelOptions {
   OnNonFinite on_nonfinite = OnNonFinite::kError;
   int num_threads = 0;  // 0: all CPUs of this process
   bool overwrite = false;
+  // Bits of single layers by exact name or regular expression, tried in this order; 16 keeps the layer.
+  std::vector<std::pair<std::string, int>> layer_bit_widths;
   std::vector<std::string> keep_patterns;
   std::vector<std::string> quantize_patterns;
   std::vector<std::string> transposed_patterns;
@@ -33,8 +36,8 @@ struct ModelOptions {
   std::optional<std::string> variant;
 };
 
-// From a JSON object with the keys of ModelOptions; keys that it does not have are left to other stages. Throws Error
-// kConfiguration naming key and value.
+// From the JSON of a DiffusionQuantConfig and the keys `diffusion` and `overwrite`. Throws Error kConfiguration naming
+// key and value, also for values that ask for what this version does not do.
 ModelOptions ModelOptionsFromJson(std::string_view text);
 
 }  // namespace arrow_quant

@@ -8,10 +8,12 @@
 #include <cmath>
 #include <future>
 #include <memory>
+#include <regex>
 #include <utility>
 #include <vector>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/model_writing.h"
@@ -23,9 +25,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// What one tensor gets.
+struct TensorPlan {
+  TensorDecision decision;
+  int bits = 0;
+};
+
 struct Resolved {
   ModelSource source;
-  std::vector<std::vector<TensorDecision>> decisions;  // per component, per tensor
+  std::vector<std::vector<TensorPlan>> plans;  // per component, per tensor
   ModelResult result;
   std::int64_t weights_to_quantize = 0;
 };
@@ -35,6 +43,49 @@ void RefuseScaledFloat8(const SourceComponent& component) {
   const auto& [weight, scale] = *component.scale_for.begin();
   throw Error(ErrorCode::kUnsupported, "an 8-bit float weight with a scale beside it ('" + scale + "')",
               {.tensor = weight, .remedy = "Convert the model to bfloat16 with its own tools first."});
+}
+
+// The width of single layers: an exact name, with or without ".weight", before the regular expressions.
+class LayerBits {
+ public:
+  explicit LayerBits(const ModelOptions& options) : default_(options.bit_width), rules_(options.layer_bit_widths) {
+    for (const auto& [pattern, bits] : rules_) {
+      try {
+        regexes_.emplace_back(pattern, std::regex::ECMAScript | std::regex::icase | std::regex::nosubs);
+      } catch (const std::regex_error& e) {
+        throw Error(ErrorCode::kConfiguration,
+                    "layer_bit_widths: '" + pattern + "' is no regular expression: " + e.what(),
+                    {.remedy = "Use a layer's name or an ECMAScript regular expression."});
+      }
+    }
+  }
+
+  int Of(const std::string& name) const {
+    for (const auto& [pattern, bits] : rules_) {
+      if (name == pattern || name == pattern + ".weight") return bits;
+    }
+    for (std::size_t i = 0; i < rules_.size(); ++i) {
+      if (std::regex_search(name, regexes_[i])) return rules_[i].second;
+    }
+    return default_;
+  }
+
+ private:
+  int default_;
+  std::vector<std::pair<std::string, int>> rules_;
+  std::vector<std::regex> regexes_;
+};
+
+std::vector<TensorPlan> PlanTensors(const std::vector<TensorInfo>& tensors, std::vector<TensorDecision> decisions,
+                                    const LayerBits& layer_bits) {
+  std::vector<TensorPlan> plans;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    TensorPlan plan{std::move(decisions[i]), 0};
+    if (plan.decision.quantize) plan.bits = layer_bits.Of(tensors[i].name);
+    if (plan.bits == 16) plan.decision.quantize = false, plan.decision.reason = "layer_bit_widths says 16";
+    plans.push_back(std::move(plan));
+  }
+  return plans;
 }
 
 Resolved Resolve(const fs::path& input, const ModelOptions& options) {
@@ -57,14 +108,15 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options) {
   for (const SourceComponent& component : r.source.components) {
     RefuseScaledFloat8(component);
     const auto& tensors = component.checkpoint.tensors();
-    r.decisions.push_back(keep.Decide(tensors, ReadArchitecture(component.config_json, tensors)));
+    r.plans.push_back(PlanTensors(tensors, keep.Decide(tensors, ReadArchitecture(component.config_json, tensors)),
+                                  LayerBits(options)));
     for (const std::string& pattern : keep.UnmatchedPatterns(tensors)) {
       r.result.warnings.push_back("pattern '" + pattern + "' fits no tensor");
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       r.result.num_params += tensors[i].num_elements;
       r.result.source_bytes += tensors[i].num_bytes;
-      if (r.decisions.back()[i].quantize) r.weights_to_quantize += tensors[i].num_elements;
+      if (r.plans.back()[i].decision.quantize) r.weights_to_quantize += tensors[i].num_elements;
     }
   }
   for (const SkippedFile& skipped : r.source.skipped_files) {
@@ -79,29 +131,37 @@ double PeakMemoryMb() {
   return static_cast<double>(usage.ru_maxrss) * 1024 / 1e6;
 }
 
-// Quantizes the tensors of one component in order. The file of the tensor before is written while the next is
-// quantized.
+// Tensors quantized side by side: at most so many, and so many weights together.
+constexpr std::size_t kBatchTensors = 64;
+constexpr std::int64_t kBatchWeights = std::int64_t{1} << 22;
+
+// Quantizes the tensors of one component, batch by batch. A batch is written while the next is quantized.
 class ComponentRun {
  public:
   ComponentRun(const SourceComponent& component, const fs::path& directory, const std::string& modality)
       : component_(component), writing_(component, directory, modality) {}
 
-  ErrorSums Run(const std::vector<TensorDecision>& decisions, const ModelOptions& options,
+  ErrorSums Run(const std::vector<TensorPlan>& plans, const ModelOptions& options,
                 const std::function<void(const std::string&, std::int64_t)>& progress, const std::stop_token& stop,
                 std::vector<TensorReport>& reports) {
     ErrorSums total;
-    const auto& tensors = component_.checkpoint.tensors();
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      const TensorInfo& info = tensors[i];
+    for (std::size_t begin = 0; begin < plans.size();) {
       if (stop.stop_requested()) throw Error(ErrorCode::kCancelled, "stopped on request");
-      auto outcome = std::make_shared<TensorOutcome>(QuantizeTensor(
-          info, component_.checkpoint.Data(info), decisions[i], options,
-          [&](std::int64_t done) { progress(info.name, done); }, stop));
-      outcome->report.component = component_.name;
-      AddSums(outcome->sums, total);
-      if (decisions[i].quantize) progress_base_ += info.num_elements;
-      reports.push_back(outcome->report);
-      WriteBehind(info, decisions[i], std::move(outcome));
+      const std::size_t end = BatchEnd(begin);
+      auto outcomes = std::make_shared<std::vector<TensorOutcome>>(end - begin);
+      ThreadPool::Shared().ParallelFor(
+          static_cast<std::int64_t>(end - begin), options.num_threads,
+          [&](std::int64_t i) {
+            (*outcomes)[static_cast<std::size_t>(i)] =
+                QuantizeOne(begin + static_cast<std::size_t>(i), plans, options, progress, stop);
+          },
+          stop);
+      for (const TensorOutcome& outcome : *outcomes) {
+        AddSums(outcome.sums, total);
+        reports.push_back(outcome.report);
+      }
+      WriteBehind(begin, plans, std::move(outcomes));
+      begin = end;
     }
     if (pending_.valid()) pending_.get();
     return total;
@@ -118,11 +178,39 @@ class ComponentRun {
     total.ee += part.ee;
   }
 
-  void WriteBehind(const TensorInfo& info, const TensorDecision& decision, std::shared_ptr<TensorOutcome> outcome) {
+  // Small tensors are quantized side by side, a large one by its rows.
+  std::size_t BatchEnd(std::size_t begin) const {
+    const auto& tensors = component_.checkpoint.tensors();
+    std::int64_t weights = tensors[begin].num_elements;
+    std::size_t end = begin + 1;
+    while (end < tensors.size() && end - begin < kBatchTensors &&
+           weights + tensors[end].num_elements <= kBatchWeights) {
+      weights += tensors[end++].num_elements;
+    }
+    return end;
+  }
+
+  TensorOutcome QuantizeOne(std::size_t i, const std::vector<TensorPlan>& plans, const ModelOptions& options,
+                            const std::function<void(const std::string&, std::int64_t)>& progress,
+                            const std::stop_token& stop) {
+    const TensorInfo& info = component_.checkpoint.tensors()[i];
+    TensorOutcome outcome = QuantizeTensor(
+        info, component_.checkpoint.Data(info), plans[i].decision, plans[i].bits, options,
+        [&](std::int64_t done) { progress(info.name, done); }, stop);
+    outcome.report.component = component_.name;
+    if (plans[i].decision.quantize) progress_base_ += info.num_elements;
+    return outcome;
+  }
+
+  void WriteBehind(std::size_t begin, const std::vector<TensorPlan>& plans,
+                   std::shared_ptr<std::vector<TensorOutcome>> outcomes) {
     if (pending_.valid()) pending_.get();
-    pending_ = std::async(std::launch::async, [this, &info, &decision, outcome = std::move(outcome)] {
-      writing_.Append(info, decision.matrix, *outcome);
-      component_.checkpoint.Release(info);
+    pending_ = std::async(std::launch::async, [this, begin, &plans, outcomes = std::move(outcomes)] {
+      for (std::size_t i = 0; i < outcomes->size(); ++i) {
+        const TensorInfo& info = component_.checkpoint.tensors()[begin + i];
+        writing_.Append(info, plans[begin + i].decision.matrix, (*outcomes)[i]);
+        component_.checkpoint.Release(info);
+      }
     });
   }
 
@@ -156,7 +244,7 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
     const SourceComponent& component = r.source.components[c];
     ComponentRun run(component, staging.path() / component.directory, r.result.modality);
     const ErrorSums sums = run.Run(
-        r.decisions[c], options,
+        r.plans[c], options,
         [&](const std::string& name, std::int64_t done) {
           if (!progress) return;
           const auto so_far = static_cast<double>(done_before + run.progress_base() + done);
@@ -188,7 +276,7 @@ ModelResult PlanModel(const fs::path& input, const ModelOptions& options) {
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const auto& tensors = r.source.components[c].checkpoint.tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      const TensorDecision& decision = r.decisions[c][i];
+      const TensorDecision& decision = r.plans[c][i].decision;
       TensorReport report;
       report.name = tensors[i].name;
       report.component = r.source.components[c].name;
@@ -204,7 +292,7 @@ ModelResult PlanModel(const fs::path& input, const ModelOptions& options) {
         const std::int64_t cols = decision.matrix.cols;
         report.quantized = true;
         report.reason.clear();
-        report.bits = options.bit_width;
+        report.bits = r.plans[c][i].bits;
         report.group_size = options.group_size == -1 ? cols : std::min(options.group_size, cols);
         const std::int64_t groups = (cols + report.group_size - 1) / report.group_size;
         report.tail = cols - (groups - 1) * report.group_size;

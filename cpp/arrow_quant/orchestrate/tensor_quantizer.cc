@@ -171,15 +171,15 @@ void ReadMatrixRows(const TensorInfo& info, std::span<const std::byte> bytes, co
 }
 
 TensorOutcome QuantizeTensor(const TensorInfo& info, std::span<const std::byte> bytes, const TensorDecision& decision,
-                             const ModelOptions& options, const std::function<void(std::int64_t)>& progress,
-                             const std::stop_token& stop) {
+                             int bit_width, const ModelOptions& options,
+                             const std::function<void(std::int64_t)>& progress, const std::stop_token& stop) {
   TensorReport report = BaseReport(info, decision);
   if (!decision.quantize) {
     MarkKept(report, decision.reason);
     return {{}, {}, std::move(report)};
   }
   const TensorView view{info, bytes, decision.matrix};
-  for (int bits = options.bit_width;;) {
+  for (int bits = bit_width;;) {
     Attempt attempt = TryBits(view, bits, options, progress, stop);
     if (attempt.non_finite_at >= 0) return HandleNonFinite(info, options, attempt.non_finite_at, std::move(report));
     FillQuantized(attempt, options, report);

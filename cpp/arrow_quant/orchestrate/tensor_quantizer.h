@@ -26,12 +26,12 @@ struct TensorOutcome {
 void ReadMatrixRows(const TensorInfo& info, std::span<const std::byte> bytes, const MatrixShape& matrix,
                     std::int64_t begin, std::int64_t count, float* out);
 
-// Quantizes one tensor, with the ladder bit_width -> 4 -> 8 -> kept where a layer misses min_accuracy.
+// Quantizes one tensor to `bit_width`, with the ladder bit_width -> 4 -> 8 -> kept where a layer misses min_accuracy.
 // `progress` is called with the number of weights done so far, from any thread. Throws Error kQuantization for NaN or
 // Inf, kValidation under fail_fast, kCancelled.
 TensorOutcome QuantizeTensor(const TensorInfo& info, std::span<const std::byte> bytes, const TensorDecision& decision,
-                             const ModelOptions& options, const std::function<void(std::int64_t)>& progress,
-                             const std::stop_token& stop);
+                             int bit_width, const ModelOptions& options,
+                             const std::function<void(std::int64_t)>& progress, const std::stop_token& stop);
 
 // Figures of a sum of errors: cosine 1 and SQNR 200 dB when nothing is lost.
 double Cosine(const ErrorSums& sums);

@@ -72,6 +72,7 @@ def quantize(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a layer fell back.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
     plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Say what would be done, from headers.")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the options in force and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a model into a directory of Parquet files."""
@@ -81,6 +82,9 @@ def quantize(
         "variant": variant, "num_threads": threads, "fail_fast": fail_fast,
     }  # fmt: skip
     options = _config(config, profile, given)
+    if show_config:
+        typer.echo(options.to_json() if as_json else options.to_yaml())
+        return
     quantizer = ArrowQuantV2(mode)
     if plan:
         planned = quantizer.plan(model, options)
@@ -98,7 +102,7 @@ def quantize(
         typer.echo(json.dumps(result))
     else:
         print_summary(out, result, planned=False)
-    if strict and result["layers_fallen_back"]:
+    if (strict or options.strict) and result["layers_fallen_back"]:
         raise typer.Exit(EXIT_QUALITY)
 
 
