@@ -125,6 +125,8 @@ lint: build ## ruff, mypy, clang-format, module layers, links of documents
 	@$(PY) tools/check_layers.py
 	@$(PY) tools/check_docs.py
 	@PYTHONPATH=python $(PY) tools/generate_config_docs.py --check
+	@echo "==> clang-tidy (files without Arrow; make tidy does all)"
+	@$(PY) tools/run_clang_tidy.py --jobs $(JOBS)
 
 .PHONY: tidy
 tidy: build ## clang-tidy on every file (slow: Arrow's headers)

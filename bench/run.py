@@ -195,9 +195,10 @@ def command_rows() -> list[str]:
             start = time.perf_counter()
             run = subprocess.run([*command, "--overwrite", "--json"], capture_output=True, text=True, check=True)
             seconds = time.perf_counter() - start
-            memory = json.loads(run.stdout)["peak_memory_mb"]
+            result = json.loads(run.stdout)
+            memory, stored = result["peak_memory_mb"], result["bits_per_weight"]
             name = f"INT{bits}" + (" fitted" if fit == "fitted" else "")
-            rows.append(f"| {name} | {seconds:.2f} | {weights / seconds / 1e6:.0f} | {memory:.0f} |")
+            rows.append(f"| {name} | {seconds:.2f} | {weights / seconds / 1e6:.0f} | {memory:.0f} | {stored:.2f} |")
     return rows
 
 
@@ -234,7 +235,11 @@ def main() -> None:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if not arguments.skip_command:
         lines += ["", "The command on a 1.07 GB float16 model, reading and writing included.", ""]
-        lines += ["| | seconds | million weights a second | peak MB |", "|---|---|---|---|", *command_rows()]
+        lines += [
+            "| | seconds | million weights a second | peak MB | bits a weight |",
+            "|---|---|---|---|---|",
+            *command_rows(),
+        ]
     text = "\n".join(lines) + "\n"
     print(text)
     out = pathlib.Path(arguments.out)

@@ -21,7 +21,7 @@
 #include "arrow_quant/quantize/base_quantizer.h"
 
 namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments
 
 namespace arrow_quant {
 

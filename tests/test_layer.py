@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from arrow_quant_v2 import ConfigurationError, QuantizationError, ShapeMismatchError, quantize_layer
+from arrow_quant_v2._native import core
 from helpers import unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,3 +123,26 @@ def test_bad_arguments(arguments, error):
 def test_empty_weight_is_refused():
     with pytest.raises(ShapeMismatchError):
         quantize_layer(np.zeros((0, 4)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(hnp.arrays(np.uint8, st.integers(0, 300)), BITS)
+def test_packing_is_invertible(codes, bits):
+    codes &= 2**bits - 1
+    packed = core.pack(codes, bits)
+    assert packed.size == (codes.size * bits + 7) // 8
+    np.testing.assert_array_equal(core.unpack(packed, codes.size, bits), codes)
+    np.testing.assert_array_equal(unpack(packed, codes.size, bits), codes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(WEIGHTS, BITS, GROUPS, FITS)
+def test_rounding_again_on_the_same_grid_changes_nothing(weight, bits, group, fit):
+    layer = quantize_layer(weight, bits, group, fit)
+    rows = layer.scales.shape[0]
+    at = np.arange(weight.size // rows) // layer.group_size
+    scales, zeros = layer.scales[:, at], layer.zero_points[:, at]
+    again = np.clip(np.rint(layer.dequantize().reshape(rows, -1) / scales + zeros), 0, 2**bits - 1)
+    # Where the zero point is so large that float32 cannot tell neighbouring codes apart, values still agree.
+    values = scales * (again.astype(np.float32) - zeros)
+    np.testing.assert_array_equal(values.reshape(weight.shape), layer.dequantize())

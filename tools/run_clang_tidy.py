@@ -49,7 +49,7 @@ def run_clang_tidy(path: Path, build: Path) -> tuple[Path, str, float]:
     """Return the file, clang-tidy's findings ("" when clean) and the seconds taken."""
     start = time.monotonic()
     # The compiler's own warning flags are g++'s; clang-tidy would only complain that it does not know them.
-    command = [sys.executable, "-m", "clang_tidy", "--quiet", "-p", str(build)]
+    command = [str(Path(sys.executable).parent / "clang-tidy"), "--quiet", "-p", str(build)]
     command += ["--extra-arg=-Wno-unknown-warning-option", "--extra-arg=-Wno-unused-command-line-argument", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     findings = "" if done.returncode == 0 else done.stdout + done.stderr

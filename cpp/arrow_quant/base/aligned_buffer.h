@@ -15,6 +15,7 @@ struct AlignedAllocator {
 
   AlignedAllocator() = default;
   template <typename U>
+  // NOLINTNEXTLINE(google-explicit-constructor): allocators convert silently.
   AlignedAllocator(const AlignedAllocator<U>&) noexcept {}
 
   T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }

@@ -19,6 +19,7 @@ struct MatrixView {
   MatrixView(T* data_in, std::int64_t rows_in, std::int64_t cols_in, std::int64_t stride_in)
       : data(data_in), rows(rows_in), cols(cols_in), stride(stride_in) {}
 
+  // NOLINTNEXTLINE(google-explicit-constructor): a view of const elements is as good, like a pointer to const.
   operator MatrixView<const T>() const
     requires(!std::is_const_v<T>)
   {

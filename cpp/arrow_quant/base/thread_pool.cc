@@ -145,7 +145,7 @@ void ThreadPool::RunWorker(const std::stop_token& stop) {
 }
 
 void ThreadPool::ParallelFor(std::int64_t n, int max_threads, const std::function<void(std::int64_t)>& body,
-                             std::stop_token stop) {
+                             const std::stop_token& stop) {
   if (n <= 0) return;
   const bool nested = current_pool == this;
   std::int64_t helpers = max_threads > 0 ? std::min(max_threads, size()) : size();

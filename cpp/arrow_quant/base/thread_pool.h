@@ -32,7 +32,7 @@ class ThreadPool {
   // A stop request skips later indices and throws Error kCancelled. Called from inside the pool it runs on the calling
   // thread too, so nesting cannot deadlock.
   void ParallelFor(std::int64_t n, int max_threads, const std::function<void(std::int64_t)>& body,
-                   std::stop_token stop = {});
+                   const std::stop_token& stop = {});
 
  private:
   void Enqueue(std::function<void()> task);

@@ -140,6 +140,7 @@ std::string Join(const std::vector<std::string>& names) {
 
 [[noreturn]] void ThrowSeveral(const fs::path& directory, const std::vector<const Group*>& groups) {
   std::vector<std::string> names;
+  names.reserve(groups.size());
   for (const Group* group : groups) names.push_back(group->FirstFile().filename().string());
   throw Error(ErrorCode::kInvalidArgument, "several checkpoints are in this directory: " + Join(names),
               {.file = directory.string(),
@@ -195,7 +196,7 @@ CheckpointChoice ChoiceOf(const fs::path& directory, const Group& group) {
 }  // namespace
 
 std::optional<WeightFileName> ParseWeightFileName(std::string_view file_name) {
-  if (file_name.starts_with(".")) return std::nullopt;
+  if (file_name.starts_with('.')) return std::nullopt;
   WeightFileName name;
   std::string base;
   const std::size_t mark = file_name.find(kIndexMark);

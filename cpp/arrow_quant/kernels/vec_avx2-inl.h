@@ -37,9 +37,9 @@ inline void Store(float* p, VecF v) {
 }
 inline VecF LoadPartial(const float* p, std::size_t n, VecF fill) {
   // A window on this, n lanes before the zeros, selects the first n lanes.
-  alignas(64) static const std::int32_t kMask[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-  const __m256i mask_a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 16 - n));
-  const __m256i mask_b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 24 - n));
+  alignas(64) static const std::int32_t mask[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+  const __m256i mask_a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask + 16 - n));
+  const __m256i mask_b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask + 24 - n));
   return {_mm256_blendv_ps(fill.a, _mm256_maskload_ps(p, mask_a), _mm256_castsi256_ps(mask_a)),
           _mm256_blendv_ps(fill.b, _mm256_maskload_ps(p + 8, mask_b), _mm256_castsi256_ps(mask_b))};
 }

@@ -27,7 +27,7 @@ bool EndsWithAny(std::string_view name, const Names& suffixes) {
 
 // Why a file that is no chosen weight file stays out of the output; "" when it is copied.
 std::string ReasonToSkip(const std::string& name, bool quantized_directory) {
-  if (name.starts_with(".")) return "hidden";
+  if (name.starts_with('.')) return "hidden";
   if (IsPickleName(name) || name.find(".bin.index.") != std::string::npos) {
     return "pickled weights: never read and never copied";
   }
@@ -77,7 +77,7 @@ class Survey {
     std::error_code error;
     const fs::file_status status = fs::status(entry, error);
     if (fs::is_directory(status)) {
-      if (name.starts_with(".")) return Skip(relative, "hidden");
+      if (name.starts_with('.')) return Skip(relative, "hidden");
       return Walk(entry, relative, depth + 1);
     }
     if (!fs::is_regular_file(status)) return Skip(relative, "a dangling link or not a regular file");

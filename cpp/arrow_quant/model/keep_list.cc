@@ -56,7 +56,7 @@ const KeepList::Pattern* KeepList::FirstMatch(const std::vector<Pattern>& patter
   return found == patterns.end() ? nullptr : &*found;
 }
 
-KeepList::KeepList(KeepOptions options)
+KeepList::KeepList(const KeepOptions& options)
     : min_columns_(options.min_columns),
       min_elements_(options.min_elements),
       keep_(Compile(options.keep_patterns, "keep_patterns")),

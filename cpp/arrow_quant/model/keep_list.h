@@ -35,7 +35,7 @@ struct TensorDecision {
 class KeepList {
  public:
   // Throws kConfiguration naming an invalid regular expression.
-  explicit KeepList(KeepOptions options = {});
+  explicit KeepList(const KeepOptions& options = {});
 
   // Every tensor gets a decision; one for each, in their order. Integers, vectors and empty tensors are always kept.
   // Where no name tells the first or last convolution, the only one with the model's input or output channels is it.

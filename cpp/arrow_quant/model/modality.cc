@@ -25,7 +25,7 @@ struct Votes {
   std::vector<std::string_view> parts;
 };
 const std::array<Votes, 3>& VoteTable() {
-  static const std::array<Votes, 3> kTable = {
+  static const std::array<Votes, 3> table = {
       Votes{Modality::kImage,
             {"conv_in.", "conv_out.", "down_blocks.", "up_blocks.", "mid_block.", "input_blocks.", "unet", "vae.",
              "patch_embed", "to_rgb", "pos_embed.proj.", "x_embedder.", "transformer_blocks.", "double_blocks.",
@@ -37,7 +37,7 @@ const std::array<Votes, 3>& VoteTable() {
             {"embed_tokens.", "lm_head.", "self_attn.", "mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj.",
              "input_layernorm.", "post_attention_layernorm.", "rotary_emb.", "wte.", "wpe.", "transformer.h.",
              "model.layers.", "tok_embeddings.", "word_embeddings.", "vocab_embed."}}};
-  return kTable;
+  return table;
 }
 
 Modality ParseModality(const std::string& value, const std::string& where, const std::string& path) {

@@ -21,7 +21,7 @@ constexpr std::string_view kTable = "modulation table: added, not multiplied";
 constexpr std::string_view kScale = "scale factor";
 constexpr std::string_view kForeign = "part of another component in the same file";
 constexpr std::string_view kBare = "bare parameter, not the weight of a layer";
-constexpr std::string_view kNone = "";
+constexpr std::string_view kNone;
 
 constexpr std::array kRules = {
     RoleRule{Scope::kTop,

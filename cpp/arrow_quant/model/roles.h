@@ -37,10 +37,10 @@ struct RoleDecision {
   std::string_view keep_reason;  // why a tensor of this role is kept by default; empty when it is quantized
 };
 
-// The role of the tensor `name` ("transformer_blocks.0.attn1.to_q.weight") by the rules of role_table.cc. Looks at
-// names first and at the rank (from `shape`) where the name tells nothing. Whether the tensor is large enough is not
+// The role of the tensor named `text` ("transformer_blocks.0.attn1.to_q.weight") by the rules of role_table.cc. Looks
+// at names first and at the rank (from `shape`) where the name tells nothing. Whether the tensor is large enough is not
 // asked here.
-RoleDecision ClassifyTensor(std::string_view name, std::span<const std::int64_t> shape, DType dtype,
+RoleDecision ClassifyTensor(std::string_view text, std::span<const std::int64_t> shape, DType dtype,
                             ModelFamily family = ModelFamily::kUnknown);
 
 }  // namespace arrow_quant

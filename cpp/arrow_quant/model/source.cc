@@ -35,7 +35,7 @@ WeightFormats FormatsIn(const fs::path& directory) {
   std::error_code error;
   for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name.starts_with(".")) continue;
+    if (name.starts_with('.')) continue;
     formats.safetensors = formats.safetensors || ParseWeightFileName(name).has_value();
     formats.parquet = formats.parquet || (name.ends_with(".parquet") && name != "calibration.parquet");
   }
@@ -140,7 +140,7 @@ std::vector<PipelinePart> PipelineParts(const nlohmann::json& index, const fs::p
   }
   std::vector<PipelinePart> parts;
   for (const auto& [name, value] : index.items()) {
-    if (name.starts_with("_") || !value.is_array() || value.size() != 2 || !value[1].is_string()) continue;
+    if (name.starts_with('_') || !value.is_array() || value.size() != 2 || !value[1].is_string()) continue;
     if (name.empty() || name.find_first_of("/\\") != std::string::npos || name == "." || name == "..") {
       throw Error(ErrorCode::kCorruptFile, "the component '" + name + "' leads out of its directory",
                   {.file = file.string(), .remedy = "Do not trust this file."});

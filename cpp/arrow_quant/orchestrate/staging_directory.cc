@@ -4,7 +4,6 @@
 
 #include <string>
 #include <system_error>
-#include <utility>
 
 #include "arrow_quant/base/error.h"
 
@@ -21,7 +20,7 @@ fs::path Normalized(const fs::path& target) {
 
 }  // namespace
 
-StagingDirectory::StagingDirectory(fs::path target, bool overwrite) : target_(Normalized(target)) {
+StagingDirectory::StagingDirectory(const fs::path& target, bool overwrite) : target_(Normalized(target)) {
   std::error_code ignored;
   if (fs::exists(target_, ignored) && !overwrite) {
     if (!fs::is_directory(target_) || !fs::is_empty(target_)) {

@@ -8,7 +8,7 @@ namespace arrow_quant {
 class StagingDirectory {
  public:
   // Throws Error kInvalidArgument when the target exists, is not empty and `overwrite` is false; kIo.
-  StagingDirectory(std::filesystem::path target, bool overwrite);
+  StagingDirectory(const std::filesystem::path& target, bool overwrite);
   ~StagingDirectory();
   StagingDirectory(const StagingDirectory&) = delete;
   StagingDirectory& operator=(const StagingDirectory&) = delete;

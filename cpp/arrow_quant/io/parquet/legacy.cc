@@ -82,7 +82,8 @@ void SetRaw(const LoadedTensor& tensor, LegacyTensor* legacy) {
 // One weight alone: packed and unpacked have the same length. The Python writer always packs 2-bit codes, and what it
 // packs is no signed code in range.
 bool SingleByteIsPacked(const LegacyTensor& legacy) {
-  const int code = static_cast<std::int8_t>(legacy.data[0]);
+  const int code =
+      int{static_cast<std::int8_t>(legacy.data[0])};  // NOLINT(bugprone-signed-char-misuse): codes are signed
   const int half = 1 << (legacy.bits - 1);
   return legacy.is_signed && (code < -half || code >= half);
 }
