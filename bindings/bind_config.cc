@@ -4,6 +4,7 @@
 
 #include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/orchestrate/config_fields.h"
+#include "bindings.h"
 
 namespace nb = nanobind;
 

@@ -19,13 +19,12 @@
 #include "arrow_quant/orchestrate/quantize_model.h"
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
+#include "bindings.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments
 
 namespace arrow_quant {
-
-void BindConfig(nb::module_& m);  // bind_config.cc
 
 namespace {
 
@@ -216,6 +215,7 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = kVersion;
   m.attr("arrow_version") = kArrowVersion;
   BindConfig(m);
+  BindParquet(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
         "Quantize a model; returns the result as JSON text.");

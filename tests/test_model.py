@@ -53,7 +53,7 @@ def small_model(path: pathlib.Path, **extra: np.ndarray) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("group", [16, 64, 256, -1])
+@pytest.mark.parametrize("group", [16, 32, 64, 128, 256, -1])
 @pytest.mark.parametrize("name", ["dit_mnist", "mdlm_code", "ddpm_mnist"])
 def test_every_tensor_comes_back(shared_models, tmp_path, name, bits, group):
     source = shared_models / name

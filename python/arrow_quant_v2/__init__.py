@@ -15,6 +15,7 @@ from arrow_quant_v2.errors import (
     UnsupportedModelError,
     ValidationError,
 )
+from arrow_quant_v2.export import convert, export_safetensors, export_v2_extended
 from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
 
@@ -37,5 +38,8 @@ __all__ = [
     "UnsupportedModelError",
     "ValidationError",
     "__version__",
+    "convert",
+    "export_safetensors",
+    "export_v2_extended",
     "quantize_layer",
 ]

@@ -1,30 +1,36 @@
-"""Read quantized models: Parquet V2 Extended with packed codes."""
+"""Read quantized models: Parquet V2 Extended with packed codes, and the older layouts."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.errors import CorruptFileError, ModelNotFoundError, ShapeMismatchError, UnsupportedModelError
+from arrow_quant_v2.errors import CorruptFileError, ModelNotFoundError
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 
-# Element types of kept tensors by torch name; bfloat16 and float8 have no numpy type and stay bytes.
-ELEMENT_BYTES = {
-    "bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8,
-    "float8_e4m3fn": 1, "float8_e5m2": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8,
-}  # fmt: skip
+OUR_LAYOUT = "arrow_quant"
+
+_log = logging.getLogger("arrow_quant_v2")
+
+
+def _no_floats() -> FloatArray:
+    return np.zeros(0, np.float32)
+
+
+def _no_bytes() -> ByteArray:
+    return np.zeros(0, np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +39,8 @@ class StoredTensor:
 
     Quantized: ``data`` are codes packed LSB-first over the matrix [rows, cols] (``quant_axis`` moved to the front,
     the first ``row_rank`` axes are rows), value = scale * (code - zero_point), one scale and zero point per row and
-    ``group_size`` columns. Kept: ``data`` are the source's bytes and ``bits`` is 0.
+    ``group_size`` columns; grid "residual_binary" as in docs. Kept: ``data`` are raw little-endian values of ``dtype``
+    and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in ``expanded`` instead.
     """
 
     name: str
@@ -47,13 +54,22 @@ class StoredTensor:
     row_rank: int
     method: str
     reason: str
-    data: ByteArray
-    scales: FloatArray
-    zero_points: FloatArray
+    layout: str
+    stored_bytes: int
+    modality: str | None = None
+    data: ByteArray = dataclasses.field(default_factory=_no_bytes, repr=False)
+    scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    expanded: FloatArray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def quantized(self) -> bool:
         return self.bits > 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether ``data``, ``scales`` and ``zero_points`` hold the weights."""
+        return self.quantized and self.expanded is None
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -63,6 +79,8 @@ class StoredTensor:
 
     def dequantize(self) -> FloatArray:
         """Values of a quantized tensor, float32, in the tensor's own shape."""
+        if self.expanded is not None:
+            return self.expanded.reshape(self.shape)
         rows, cols = self.matrix_shape
         matrix: FloatArray = core.dequantize_array(
             self.data, rows, cols, self.bits, self.group_size, self.scales, self.zero_points
@@ -74,45 +92,78 @@ class StoredTensor:
 
 
 class QuantizedModel:
-    """The tensors of a directory of Parquet V2 Extended files, read one at a time.
+    """The tensors of a directory of Parquet files, in our layout or an older one, read one at a time.
 
-    Raises ModelNotFoundError, CorruptFileError, ShapeMismatchError, UnsupportedModelError.
+    Iterating loads each tensor; ``entries`` describes them without reading values.
+
+    Args:
+        path: a directory (components of a pipeline in subdirectories) or one Parquet file.
+        msb_first: for 2-bit files of tools that put the first code into the high bits of a byte.
+
+    Raises:
+        ModelNotFoundError, CorruptFileError, ShapeMismatchError, UnsupportedModelError.
     """
 
-    def __init__(self, path: str | pathlib.Path) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, msb_first: bool = False) -> None:
         self.path = pathlib.Path(path)
-        if not self.path.is_dir():
+        self._msb_first = msb_first
+        if not self.path.exists():
             raise ModelNotFoundError(f"{path}: no such directory", code="model_not_found", file=str(path))
-        self.files = sorted(p for p in self.path.rglob("*.parquet") if not p.name.startswith("."))
-        if not self.files:
+        folders = [self.path] if self.path.is_file() else _folders_with_parquet(self.path)
+        if not folders:
             raise ModelNotFoundError(
                 f"{path}: no Parquet files. Give a directory that arrow-quant quantize wrote.",
                 code="model_not_found",
                 file=str(path),
             )
-        self._check_manifest()
+        if (self.path / "manifest.json").is_file():
+            problems = core.verify_manifest(str(self.path), False)
+            if problems:
+                raise CorruptFileError(f"{path}: {problems[0]} Copy the model again.", file=str(path))
+        self._models = [core.ParquetModel.open(str(folder)) for folder in folders]
+        self._entries: list[tuple[Any, int, dict[str, Any]]] = [
+            (model, index, entry) for model in self._models for index, entry in enumerate(_listing(model))
+        ]
 
-    def _check_manifest(self) -> None:
-        """A directory whose files are fewer or other than the manifest lists is incomplete."""
-        manifest = self.path / "manifest.json"
-        if not manifest.exists():
-            return
-        for entry in read_json(manifest).get("files", []):
-            file = self.path / entry["path"]
-            if not file.exists() or file.stat().st_size != entry["bytes"]:
-                raise CorruptFileError(
-                    f"{file}: is missing or has another size than manifest.json says. Copy the model again.",
-                    code="corrupt_file",
-                    file=str(file),
-                )
+    @property
+    def entries(self) -> list[StoredTensor]:
+        """Every tensor without its values."""
+        return [_stored(entry) for _, _, entry in self._entries]
 
-    def __iter__(self) -> Iterator[StoredTensor]:
-        for file in self.files:
-            yield from _read_file(file)
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The Parquet files that hold tensors."""
+        return sorted({pathlib.Path(entry["file"]) for _, _, entry in self._entries})
 
     @property
     def parquet_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
+
+    def file_of(self, index: int) -> pathlib.Path:
+        """The file of the tensor at a place in ``entries``."""
+        return pathlib.Path(self._entries[index][2]["file"])
+
+    def load(self, index: int) -> StoredTensor:
+        """One tensor with its values, by its place in ``entries``."""
+        model, at, entry = self._entries[index]
+        if entry["layout"] == OUR_LAYOUT:
+            values = model.load(at)
+            values.pop("residual_scales")
+            return dataclasses.replace(_stored(entry), **values)
+        return self._load_legacy(model, at, entry)
+
+    def _load_legacy(self, model: Any, at: int, entry: dict[str, Any]) -> StoredTensor:
+        values = model.load_legacy(at, self._msb_first)
+        for warning in values["warnings"]:
+            _log.warning("%s: %s", entry["name"], warning)
+        stored = _stored(entry)
+        if "weights" in values:
+            return dataclasses.replace(stored, expanded=values["weights"])
+        return dataclasses.replace(stored, bits=0, dtype=values["dtype"], data=values["data"])
+
+    def __iter__(self) -> Iterator[StoredTensor]:
+        for index in range(len(self._entries)):
+            yield self.load(index)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -126,112 +177,31 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _read_file(file: pathlib.Path) -> Iterator[StoredTensor]:
-    try:
-        parquet = pq.ParquetFile(file)
-        names = set(parquet.schema_arrow.names)
-        if not {"layer_name", "data", "bits", "packing", "grid"} <= names:
-            raise UnsupportedModelError(
-                f"{file}: is not a file that this program wrote: columns bits, packing and grid are missing.",
-                code="unsupported",
-                file=str(file),
-            )
-        parts: list[dict[str, Any]] = []
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, use_threads=False)
-            for row in range(table.num_rows):
-                parts.append(_row(table, row))
-                if _is_complete(parts):
-                    yield _join(file, parts)
-                    parts = []
-        if parts:
-            raise CorruptFileError(f"{file}: tensor '{parts[0]['layer_name']}': parts are missing", file=str(file))
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, (CorruptFileError, UnsupportedModelError, ShapeMismatchError)):
-            raise
-        raise CorruptFileError(f"{file}: cannot be read as Parquet: {error}", file=str(file)) from error
+def _folders_with_parquet(path: pathlib.Path) -> list[pathlib.Path]:
+    """The directory and those of its components that hold Parquet files."""
+    folders = [path, *sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))]
+    return [f for f in folders if any(not p.name.startswith(".") for p in f.glob("*.parquet"))]
 
 
-def _floats(column: pa.ChunkedArray, row: int) -> FloatArray:
-    scalar = column[row]
-    if not scalar.is_valid:
-        return np.zeros(0, np.float32)
-    return np.asarray(scalar.values.to_numpy(zero_copy_only=False), np.float32)
+def _listing(model: Any) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(model.tensors_json())
+    return entries
 
 
-def _row(table: pa.Table, row: int) -> dict[str, Any]:
-    plain = ("layer_name", "component", "shape", "dtype", "bits", "group_size", "grid", "quant_axis", "row_rank")
-    values = {name: table[name][row].as_py() for name in (*plain, "method", "reason", "row_begin", "row_count")}
-    buffer = table["data"][row].as_buffer()
-    values["data"] = np.frombuffer(buffer, np.uint8) if buffer is not None and buffer.size else np.zeros(0, np.uint8)
-    values["scales"] = _floats(table["scales"], row)
-    values["zero_points"] = _floats(table["zero_points"], row)
-    return values
-
-
-def _rows_of(part: dict[str, Any]) -> int:
-    shape = part["shape"]
-    axis = part["quant_axis"] or 0
-    if not shape:
-        return 1
-    moved = [shape[axis], *(d for i, d in enumerate(shape) if i != axis)]
-    return math.prod(moved[: part["row_rank"]]) if part["bits"] else int(shape[0])
-
-
-def _is_complete(parts: list[dict[str, Any]]) -> bool:
-    last = parts[-1]
-    whole: bool = last["row_begin"] == 0 and last["row_count"] == 0
-    return whole or bool(last["row_begin"] + last["row_count"] >= _rows_of(last))
-
-
-def _join(file: pathlib.Path, parts: list[dict[str, Any]]) -> StoredTensor:
-    first = parts[0]
-
-    def joined(key: str) -> Any:
-        return first[key] if len(parts) == 1 else np.concatenate([part[key] for part in parts])
-
-    tensor = StoredTensor(
-        name=first["layer_name"],
-        component=first["component"] or "",
-        shape=tuple(first["shape"]),
-        dtype=first["dtype"],
-        bits=first["bits"],
-        group_size=first["group_size"] or 0,
-        grid=first["grid"],
-        quant_axis=first["quant_axis"] or 0,
-        row_rank=first["row_rank"],
-        method=first["method"],
-        reason=first["reason"] or "",
-        data=joined("data"),
-        scales=joined("scales"),
-        zero_points=joined("zero_points"),
+def _stored(entry: dict[str, Any]) -> StoredTensor:
+    return StoredTensor(
+        name=entry["name"],
+        component=entry["component"],
+        shape=tuple(entry["shape"]),
+        dtype=entry["dtype"].removeprefix("torch."),
+        bits=entry["bits"],
+        group_size=entry["group_size"] or 0,
+        grid=entry["grid"],
+        quant_axis=entry["quant_axis"] or 0,
+        row_rank=entry["row_rank"],
+        method=entry["method"],
+        reason=entry["reason"],
+        layout=entry["layout"],
+        stored_bytes=entry["stored_bytes"],
+        modality=entry["modality"],
     )
-    _check(file, tensor)
-    return tensor
-
-
-def _check(file: pathlib.Path, tensor: StoredTensor) -> None:
-    where = f"{file}: tensor '{tensor.name}'"
-    if tensor.quantized:
-        if tensor.grid != "affine" or tensor.bits not in (2, 3, 4, 8) or tensor.group_size < 1:
-            raise UnsupportedModelError(
-                f"{where}: grid {tensor.grid}, {tensor.bits} bits, group {tensor.group_size}", file=str(file)
-            )
-        rows, cols = tensor.matrix_shape
-        groups = -(-cols // tensor.group_size)
-        expected = ((rows * cols * tensor.bits + 7) // 8, rows * groups, rows * groups)
-        found = (tensor.data.size, tensor.scales.size, tensor.zero_points.size)
-    else:
-        element = ELEMENT_BYTES.get(tensor.dtype)
-        if element is None:
-            raise UnsupportedModelError(f"{where}: dtype {tensor.dtype}", file=str(file))
-        expected = (math.prod(tensor.shape) * element, 0, 0)
-        found = (tensor.data.size, 0, 0)
-    if expected != found:
-        raise ShapeMismatchError(
-            f"{where}: has {found} bytes, scales and zero points where {expected} belong to its shape. "
-            "Copy the model again.",
-            code="shape_mismatch",
-            file=str(file),
-            tensor=tensor.name,
-        )

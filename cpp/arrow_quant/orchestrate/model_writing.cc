@@ -9,6 +9,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/io/atomic_file.h"
+#include "arrow_quant/io/parquet/manifest.h"
 
 namespace arrow_quant {
 namespace {
@@ -73,14 +74,16 @@ void CopyOthers(const ModelSource& source, const fs::path& directory) {
   }
 }
 
-Json FingerprintJson(const ModelSource& source) {
-  Json list = Json::array();
+// Of all components' checkpoints, in their order.
+std::string SourceFingerprint(const ModelSource& source) {
+  std::string text;
   for (const SourceComponent& component : source.components) {
-    char text[17];
-    std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(component.checkpoint.Fingerprint()));
-    list.push_back({{"component", component.name}, {"fingerprint", text}});
+    char digits[17];
+    std::snprintf(digits, sizeof(digits), "%016llx",
+                  static_cast<unsigned long long>(component.checkpoint.Fingerprint()));
+    text += (text.empty() ? "" : "-") + std::string(digits);
   }
-  return list;
+  return text;
 }
 
 }  // namespace
@@ -187,18 +190,14 @@ void WriteSideFiles(const ModelSource& source, const ModelOptions& options, cons
   metadata["format"] = "parquet_v2_extended";
   metadata["quantization"] = info;
   WriteJson(directory / "metadata.json", metadata);
-  Json list = Json::array();
+  Manifest manifest;
+  manifest.product_version = kVersion;
+  manifest.fingerprints["source"] = SourceFingerprint(source);
   for (const WrittenFile& file : files) {
-    list.push_back({{"path", fs::relative(file.path, directory).generic_string()},
-                    {"bytes", file.bytes},
-                    {"checksum", file.checksum}});
+    manifest.files.push_back({fs::relative(file.path, directory).generic_string(), file.bytes, file.checksum});
   }
-  WriteJson(directory / "manifest.json", {{"format", "parquet_v2_extended"},
-                                          {"format_version", 1},
-                                          {"version", kVersion},
-                                          {"files", list},
-                                          {"source", FingerprintJson(source)},
-                                          {"quantization", info}});
+  manifest.extra_json = Json{{"format", "parquet_v2_extended"}, {"quantization", info}}.dump();
+  WriteManifest(directory, manifest);
 }
 
 }  // namespace arrow_quant

@@ -17,7 +17,10 @@ from arrow_quant_v2 import (
     DiffusionQuantConfig,
     QuantizedModel,
     __version__,
+    export_safetensors,
+    export_v2_extended,
 )
+from arrow_quant_v2 import convert as convert_model
 from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_summary
 
@@ -114,15 +117,63 @@ def inspect(quantized: pathlib.Path, as_json: JsonOption = False) -> None:
         {
             "name": t.name, "component": t.component, "shape": list(t.shape), "dtype": t.dtype, "bits": t.bits,
             "group_size": t.group_size, "grid": t.grid, "method": t.method, "reason": t.reason,
-            "stored_bytes": t.data.nbytes + t.scales.nbytes + t.zero_points.nbytes,
+            "layout": t.layout, "stored_bytes": t.stored_bytes,
         }
-        for t in model
+        for t in model.entries
     ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"parquet_bytes": model.parquet_bytes, "tensors": rows}))
     else:
         out.print(inspect_table(rows))
         out.print(f"{len(rows)} tensors, {model.parquet_bytes / 1e6:.2f} MB in {len(model.files)} file(s)")
+
+
+@app.command()
+def convert(
+    source: Annotated[pathlib.Path, typer.Argument(help="A Parquet model of an older layout.")],
+    output: pathlib.Path,
+    bits: Annotated[int | None, typer.Option("--bits", help="Default: each layer's own.")] = None,
+    group_size: Annotated[int, typer.Option()] = 64,
+    msb_first: Annotated[bool, typer.Option("--msb-first", help="The first 2-bit code is in the high bits.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a Parquet model of an older layout to ours."""
+    config = None
+    if bits is not None:
+        config = DiffusionQuantConfig(bit_width=bits, group_size=group_size, min_accuracy=0.0)
+    with progress_reporter(quiet=as_json, title="converting") as report:
+        result = convert_model(
+            source, output, config, overwrite=overwrite, msb_first=msb_first, progress_callback=report
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        print_summary(out, result, planned=False)
+
+
+@app.command()
+def export(
+    quantized: pathlib.Path,
+    output: pathlib.Path,
+    format: Annotated[str, typer.Option(help="safetensors, or v2-extended for older readers.")] = "safetensors",
+    dtype: Annotated[str | None, typer.Option(help="float16, bfloat16 or float32; default the source's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a quantized model as plain safetensors or as older Parquet."""
+    if format == "safetensors":
+        files = [str(file) for file in export_safetensors(quantized, output, dtype, overwrite=overwrite)]
+        result: dict[str, Any] = {"files": files}
+    elif format == "v2-extended":
+        result = export_v2_extended(quantized, output, overwrite=overwrite)
+    else:
+        raise ConfigurationError(f"format is {format!r}. Use safetensors or v2-extended.")
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for key, value in result.items():
+            out.print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import importlib
 import pathlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,7 @@ _CONFIG_ONLY = "quantization_config"
 def tensor_of(stored: StoredTensor) -> torch.Tensor:
     """A stored tensor as torch holds it: kept ones with their own dtype, quantized ones as float32."""
     if stored.quantized:
-        return torch.from_numpy(stored.dequantize())
+        return torch.from_numpy(np.array(stored.dequantize()))
     dtype: torch.dtype = getattr(torch, stored.dtype)
     if stored.data.size == 0:
         return torch.zeros(stored.shape, dtype=dtype)
@@ -76,7 +77,7 @@ def load_quantized(
         for name, tensor in stored.items():
             owner_name, _, leaf = name.rpartition(".")
             owner = modules.get(owner_name)
-            if tensor.quantized and not expand and leaf == "weight" and type(owner) in PACKED_MODULES:
+            if tensor.packed and not expand and leaf == "weight" and type(owner) in PACKED_MODULES:
                 assert owner is not None
                 packed = make_packed(owner, PackedWeight(tensor, default))
                 _replace(model, owner_name, packed)

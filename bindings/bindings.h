@@ -1,0 +1,11 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace arrow_quant {
+
+// One function per area; module.cc calls them all.
+void BindConfig(nanobind::module_& m);
+void BindParquet(nanobind::module_& m);
+
+}  // namespace arrow_quant
