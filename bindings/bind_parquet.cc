@@ -32,11 +32,11 @@ using AnyFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 // A numpy array over a range whose memory `owner` keeps alive; nothing is copied.
 template <typename T>
 nb::object View(std::span<const T> range, const std::shared_ptr<const void>& owner) {
-  static const T kEmpty{};
+  static const T empty{};
   auto* kept = new std::shared_ptr<const void>(owner);
   const nb::capsule capsule(kept, [](void* p) noexcept { delete static_cast<std::shared_ptr<const void>*>(p); });
   const std::size_t size = range.size();
-  const T* data = range.empty() ? &kEmpty : range.data();
+  const T* data = range.empty() ? &empty : range.data();
   return nb::cast(nb::ndarray<nb::numpy, const T, nb::ndim<1>>(data, {size}, capsule));
 }
 
