@@ -20,6 +20,7 @@
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 #include "bindings.h"
+#include "to_numpy.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments
@@ -107,13 +108,6 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
   }
   if (failure) std::rethrow_exception(failure);
   return result;
-}
-
-template <typename T, typename Vector>
-nb::object ToNumpy(Vector&& values, std::vector<std::size_t> shape) {
-  auto* owned = new std::decay_t<Vector>(std::forward<Vector>(values));
-  const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::decay_t<Vector>*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, T>(owned->data(), shape.size(), shape.data(), owner));
 }
 
 nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_size, bool fitted, int threads) {
@@ -216,6 +210,7 @@ NB_MODULE(_core, m) {
   m.attr("arrow_version") = kArrowVersion;
   BindConfig(m);
   BindParquet(m);
+  BindStatistics(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
         "Quantize a model; returns the result as JSON text.");
