@@ -13,7 +13,7 @@
 #include "arrow_quant/calibrate/activation_statistics.h"
 #include "arrow_quant/orchestrate/statistics_file.h"
 #include "bindings.h"
-#include "to_numpy.h"
+#include "numpy.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments

@@ -1,6 +1,7 @@
 // The Python module: conversions, the GIL and errors only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -20,7 +21,7 @@
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 #include "bindings.h"
-#include "to_numpy.h"
+#include "numpy.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments
@@ -28,10 +29,6 @@ using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nano
 namespace arrow_quant {
 
 namespace {
-
-using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void Translate(const std::exception_ptr& p, void*) {
   try {
@@ -128,11 +125,13 @@ nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_
 }
 
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
-                           const FloatArray& scales, const FloatArray& zero_points) {
-  const std::size_t groups = cols == 0 ? 0 : (cols + group_size - 1) / group_size;
+                           const FloatArray& scales, const FloatArray& zero_points,
+                           const std::optional<FloatArray>& residual_scales) {
+  const std::size_t groups = cols == 0 || group_size == 0 ? 0 : (cols + group_size - 1) / group_size;
+  const bool binary = residual_scales && residual_scales->size() > 0;
   if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
       codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||
-      zero_points.size() != rows * groups) {
+      zero_points.size() != rows * groups || (binary && (bits != 2 || residual_scales->size() != rows * groups))) {
     throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
                 {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
   }
@@ -140,8 +139,14 @@ nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t
   {
     const nb::gil_scoped_release release;
     for (std::size_t r = 0; r < rows; ++r) {
-      Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + r * groups,
-                               zero_points.data() + r * groups, out.data() + r * cols);
+      const std::size_t at = r * groups;
+      if (binary) {
+        Kernels().dequantize_row_binary(codes.data(), r * cols, cols, group_size, scales.data() + at,
+                                        residual_scales->data() + at, zero_points.data() + at, out.data() + r * cols);
+      } else {
+        Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + at,
+                                 zero_points.data() + at, out.data() + r * cols);
+      }
     }
   }
   return ToNumpy<float>(std::move(out), {rows, cols});
@@ -210,6 +215,7 @@ NB_MODULE(_core, m) {
   m.attr("arrow_version") = kArrowVersion;
   BindConfig(m);
   BindParquet(m);
+  BindRounding(m);
   BindStatistics(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
@@ -235,7 +241,8 @@ NB_MODULE(_core, m) {
   m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
-        "zero_points"_a, "Packed codes of an affine grid to float32 [rows, cols].");
+        "zero_points"_a, "residual_scales"_a = nb::none(),
+        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales.");
 }
 
 }  // namespace arrow_quant
