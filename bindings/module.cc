@@ -52,7 +52,9 @@ struct News {
 
 // Runs the job on a thread of its own; this one reports progress and listens to Ctrl-C every 50 ms.
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
-                            const nb::object& callback) {
+                            const nb::object& callback, const StatisticsSource* statistics,
+                            const std::string& calibration_kind) {
+  const ModelCalibration calibration{statistics, calibration_kind, {}};
   const ModelOptions options = ModelOptionsFromJson(options_json);
   // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
   if (!callback.is_none()) callback("reading", 0.0);
@@ -68,7 +70,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
             news.message = message;
             news.fraction = fraction;
           },
-          stop));
+          stop, calibration));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -219,14 +221,17 @@ NB_MODULE(_core, m) {
   BindStatistics(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
+        "statistics"_a.none() = nb::none(), "calibration"_a = "none",
         "Quantize a model; returns the result as JSON text.");
   m.def(
       "plan_model",
-      [](const std::string& input, const std::string& options_json) {
+      [](const std::string& input, const std::string& options_json, const StatisticsSource* statistics,
+         const std::string& calibration_kind) {
         const nb::gil_scoped_release release;
-        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json)));
+        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json), {statistics, calibration_kind, {}}));
       },
-      "input"_a, "options_json"_a, "What quantize_model would do, from headers only, as JSON text.");
+      "input"_a, "options_json"_a, "statistics"_a.none() = nb::none(), "calibration"_a = "none",
+      "What quantize_model would do, from headers only, as JSON text.");
   m.def(
       "source_tensors",
       [](const std::string& path) {

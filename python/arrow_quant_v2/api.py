@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 from arrow_quant_v2._native import core
+from arrow_quant_v2.calibration import Calibration, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.validate import validate
 
 ProgressCallback = Callable[[str, float], None]
 PathLike = str | os.PathLike[str]
+
+# Sampling a model takes most of a run.
+_CALIBRATION_SHARE = 0.8
 
 _log = logging.getLogger("arrow_quant_v2")
 
@@ -37,7 +42,7 @@ class ArrowQuantV2:
         model_path: PathLike,
         output_path: PathLike,
         config: DiffusionQuantConfig | None = None,
-        calibration: str | None = None,
+        calibration: Any = None,
         progress_callback: ProgressCallback | None = None,
         *,
         overwrite: bool = False,
@@ -49,25 +54,53 @@ class ArrowQuantV2:
                 directory.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
             config: default DiffusionQuantConfig.from_profile("local").
-            calibration: None or "none"; activations are not used in this version.
+            calibration: where activations come from, instead of ``config.calibration``: "auto", "synthetic", "none", the
+                path of a calibration file, or a collector or statistics object of this model.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
 
         Returns:
-            quantized_path, modality, bit_width, method and calibration (what ran), compression_ratio (bytes of the
+            quantized_path, modality, bit_width, method, strategy and calibration (what ran: "activations", "synthetic" or
+            "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
             fallback_rate, warnings, quantization_time_s, peak_memory_mb.
         """
         config = config or DiffusionQuantConfig()
-        if calibration is not None:
-            config = config.with_overrides(calibration=calibration)
-        options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
+        report = _guarded(progress_callback)
+        start = time.perf_counter()
+        found = self._calibration(model_path, config, calibration, _part(report, 0.0, _CALIBRATION_SHARE))
+        calibrated = time.perf_counter()
+        sampled = found.kind == "synthetic" and report is not None
         text = core.quantize_model(
-            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback)
+            os.fspath(model_path),
+            os.fspath(output_path),
+            self._options(config, overwrite=overwrite),
+            _part(report, _CALIBRATION_SHARE, 1.0) if sampled else report,
+            found.statistics,
+            found.kind,
         )
         result: dict[str, Any] = json.loads(text)
+        result["calibration_reason"] = found.reason
+        result["calibration_time_s"] = calibrated - start
+        if config.calibration == "auto" and calibration is None and found.kind == "none" and found.wanted:
+            result["warnings"].append(found.reason)
         return result
+
+    def _options(self, config: DiffusionQuantConfig, overwrite: bool) -> str:
+        return json.dumps({**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite})
+
+    def _calibration(
+        self, model_path: PathLike, config: DiffusionQuantConfig, given: Any, report: ProgressCallback | None
+    ) -> Calibration:
+        if given is not None and not isinstance(given, (str, os.PathLike)):
+            statistics = getattr(given, "statistics", given)
+            if not isinstance(statistics, core.StatisticsSource):
+                raise ConfigurationError(f"calibration is {given!r}. Give a path, 'auto', 'none' or statistics.")
+            return Calibration(statistics, "activations", "activations given by the caller.")
+        if given is not None:
+            config = config.with_overrides(calibration=os.fspath(given))
+        return find_calibration(model_path, config, report, may_sample=self.mode == "diffusion")
 
     def quantize(
         self,
@@ -88,8 +121,9 @@ class ArrowQuantV2:
     def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
         """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates."""
         config = config or DiffusionQuantConfig()
-        options = {**config.to_dict(), "diffusion": self.mode == "diffusion"}
-        result: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
+        kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
+        text = core.plan_model(os.fspath(model_path), self._options(config, overwrite=False), None, kind)
+        result: dict[str, Any] = json.loads(text)
         return result
 
     def validate_quality(
@@ -97,6 +131,13 @@ class ArrowQuantV2:
     ) -> dict[str, Any]:
         """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
         return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy)
+
+
+def _part(callback: ProgressCallback | None, begin: float, end: float) -> ProgressCallback | None:
+    """A callback for a part of the run."""
+    if callback is None:
+        return None
+    return lambda message, fraction: callback(message, begin + (end - begin) * fraction)
 
 
 def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:

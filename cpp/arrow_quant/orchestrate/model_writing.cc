@@ -42,14 +42,9 @@ std::uint64_t RowsPerPart(std::uint64_t rows, std::uint64_t bytes) {
 }
 
 Json QuantizationInfo(const ModelOptions& options, const ModelResult& result) {
-  return {{"quant_method", "arrow_quant_v2"},
-          {"format", "parquet_v2_extended"},
-          {"version", kVersion},
-          {"bit_width", options.bit_width},
-          {"group_size", options.group_size},
-          {"method", options.fit == GridFit::kFitted ? "fitted" : "min_max"},
-          {"calibration", "none"},
-          {"num_parameters", result.num_params}};
+  return {{"quant_method", "arrow_quant_v2"},  {"format", "parquet_v2_extended"},    {"version", kVersion},
+          {"bit_width", options.bit_width},    {"group_size", options.group_size},   {"strategy", result.strategy},
+          {"calibration", result.calibration}, {"num_parameters", result.num_params}};
 }
 
 Json ParseObject(const std::string& text, const fs::path& file) {

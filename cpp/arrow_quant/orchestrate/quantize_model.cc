@@ -35,6 +35,7 @@ struct Resolved {
   ModelSource source;
   std::vector<std::vector<TensorPlan>> plans;  // per component, per tensor
   ModelResult result;
+  Strategy strategy;
   std::int64_t weights_to_quantize = 0;
 };
 
@@ -88,8 +89,38 @@ std::vector<TensorPlan> PlanTensors(const std::vector<TensorInfo>& tensors, std:
   return plans;
 }
 
-Resolved Resolve(const fs::path& input, const ModelOptions& options) {
-  Resolved r{ResolveModel(input, {.components = options.components, .variant = options.variant}), {}, {}, 0};
+// What the strategy reads of a configuration.
+Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions& options, bool have_activations) {
+  DiffusionQuantConfig config;
+  config.strategy = options.strategy;
+  config.rounding = options.rounding;
+  config.grid = options.grid;
+  config.fit = options.fit;
+  config.strategy_time_aware = "never";
+  config.strategy_spatial = "never";
+  return ChooseStrategy(modality, config, have_activations);
+}
+
+void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& options,
+                 const ModelCalibration& calibration, Resolved& r) {
+  const bool have_activations = calibration.kind != "none";
+  r.strategy = StrategyOf(modality, options, have_activations);
+  r.result.strategy = StrategyName(r.strategy);
+  r.result.calibration = have_activations ? calibration.kind : "none";
+  if (have_activations) return;
+  if (options.rounding == "ldlq" || options.grid == "residual_binary") {
+    r.result.warnings.push_back(
+        "rounding is to the nearest value of evenly spaced grids: error feedback and residual binary grids need "
+        "activations");
+  }
+}
+
+const char* MethodName(const Strategy& strategy) {
+  return strategy.error_feedback ? "ldlq" : UsesFittedGrid(strategy) ? "fitted" : "min_max";
+}
+
+Resolved Resolve(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration) {
+  Resolved r{ResolveModel(input, {.components = options.components, .variant = options.variant}), {}, {}, {}, 0};
   if (r.source.kind == SourceKind::kParquet) {
     throw Error(ErrorCode::kUnsupported, "a Parquet model is no input for quantizing",
                 {.file = input.string(), .remedy = "Quantize the safetensors model that it was made from."});
@@ -97,11 +128,14 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options) {
   r.result.source_kind = SourceKindName(r.source.kind);
   r.result.bit_width = options.bit_width;
   r.result.group_size = options.group_size;
+  std::optional<Modality> modality;
   if (options.diffusion) {
     const ModalityDecision decision = DetectModality(r.source, options.modality);
+    modality = decision.modality;
     r.result.modality = ModalityName(decision.modality);
     r.result.modality_reason = decision.reason;
   }
+  AddStrategy(modality, options, calibration, r);
   const KeepList keep({.keep_patterns = options.keep_patterns,
                        .quantize_patterns = options.quantize_patterns,
                        .transposed_patterns = options.transposed_patterns});
@@ -138,10 +172,11 @@ constexpr std::int64_t kBatchWeights = std::int64_t{1} << 22;
 // Quantizes the tensors of one component, batch by batch. A batch is written while the next is quantized.
 class ComponentRun {
  public:
-  ComponentRun(const SourceComponent& component, const fs::path& directory, const std::string& modality)
-      : component_(component), writing_(component, directory, modality) {}
+  ComponentRun(const SourceComponent& component, const fs::path& directory, const std::string& modality,
+               const TensorContext& context)
+      : component_(component), writing_(component, directory, modality), context_(context) {}
 
-  ErrorSums Run(const std::vector<TensorPlan>& plans, const ModelOptions& options,
+  ErrorSums Run(const std::vector<TensorPlan>& plans,
                 const std::function<void(const std::string&, std::int64_t)>& progress, const std::stop_token& stop,
                 std::vector<TensorReport>& reports) {
     ErrorSums total;
@@ -150,10 +185,10 @@ class ComponentRun {
       const std::size_t end = BatchEnd(begin);
       auto outcomes = std::make_shared<std::vector<TensorOutcome>>(end - begin);
       ThreadPool::Shared().ParallelFor(
-          static_cast<std::int64_t>(end - begin), options.num_threads,
+          static_cast<std::int64_t>(end - begin), context_.options.num_threads,
           [&](std::int64_t i) {
             (*outcomes)[static_cast<std::size_t>(i)] =
-                QuantizeOne(begin + static_cast<std::size_t>(i), plans, options, progress, stop);
+                QuantizeOne(begin + static_cast<std::size_t>(i), plans, progress, stop);
           },
           stop);
       for (const TensorOutcome& outcome : *outcomes) {
@@ -190,14 +225,13 @@ class ComponentRun {
     return end;
   }
 
-  TensorOutcome QuantizeOne(std::size_t i, const std::vector<TensorPlan>& plans, const ModelOptions& options,
+  TensorOutcome QuantizeOne(std::size_t i, const std::vector<TensorPlan>& plans,
                             const std::function<void(const std::string&, std::int64_t)>& progress,
                             const std::stop_token& stop) {
     const TensorInfo& info = component_.checkpoint.tensors()[i];
     TensorOutcome outcome = QuantizeTensor(
-        info, component_.checkpoint.Data(info), plans[i].decision, plans[i].bits, options,
+        {info, component_.checkpoint.Data(info), plans[i].decision, plans[i].bits, component_.name}, context_,
         [&](std::int64_t done) { progress(info.name, done); }, stop);
-    outcome.report.component = component_.name;
     if (plans[i].decision.quantize) progress_base_ += info.num_elements;
     return outcome;
   }
@@ -216,6 +250,7 @@ class ComponentRun {
 
   const SourceComponent& component_;
   ComponentWriting writing_;
+  TensorContext context_;
   std::atomic<std::int64_t> progress_base_{0};
   std::future<void> pending_;
 };
@@ -232,9 +267,10 @@ void RefuseChangedSource(const ModelSource& source) {
 }  // namespace
 
 ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const ModelOptions& options,
-                          const ProgressFunction& progress, const std::stop_token& stop) {
+                          const ProgressFunction& progress, const std::stop_token& stop,
+                          const ModelCalibration& calibration) {
   const auto start = std::chrono::steady_clock::now();
-  Resolved r = Resolve(input, options);
+  Resolved r = Resolve(input, options, calibration);
   StagingDirectory staging(output, options.overwrite);
   const double all = static_cast<double>(std::max<std::int64_t>(r.weights_to_quantize, 1));
   ErrorSums total;
@@ -242,9 +278,10 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   std::vector<WrittenFile> files;
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const SourceComponent& component = r.source.components[c];
-    ComponentRun run(component, staging.path() / component.directory, r.result.modality);
+    ComponentRun run(component, staging.path() / component.directory, r.result.modality,
+                     {options, r.strategy, calibration});
     const ErrorSums sums = run.Run(
-        r.plans[c], options,
+        r.plans[c],
         [&](const std::string& name, std::int64_t done) {
           if (!progress) return;
           const auto so_far = static_cast<double>(done_before + run.progress_base() + done);
@@ -271,8 +308,8 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   return std::move(r.result);
 }
 
-ModelResult PlanModel(const fs::path& input, const ModelOptions& options) {
-  Resolved r = Resolve(input, options);
+ModelResult PlanModel(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration) {
+  Resolved r = Resolve(input, options, calibration);
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const auto& tensors = r.source.components[c].checkpoint.tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -296,7 +333,7 @@ ModelResult PlanModel(const fs::path& input, const ModelOptions& options) {
         report.group_size = options.group_size == -1 ? cols : std::min(options.group_size, cols);
         const std::int64_t groups = (cols + report.group_size - 1) / report.group_size;
         report.tail = cols - (groups - 1) * report.group_size;
-        report.method = options.fit == GridFit::kFitted ? "fitted" : "min_max";
+        report.method = MethodName(r.strategy);
         report.stored_bytes = PackedBytes(report.num_params, report.bits) + decision.matrix.rows * groups * 8;
       }
       r.result.parquet_bytes += report.stored_bytes;

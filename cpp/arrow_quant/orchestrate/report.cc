@@ -1,5 +1,7 @@
 #include "arrow_quant/orchestrate/report.h"
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 namespace arrow_quant {
@@ -11,28 +13,68 @@ Json FallbackJson(const Fallback& f) {
   return {{"layer", f.layer},
           {"from_bits", f.from_bits},
           {"to_bits", f.to_bits},
-          {"method", f.to_bits == 16 ? "kept" : "base"},
+          {"from_method", f.from_method},
+          {"to_method", f.to_method},
           {"cause", f.cause},
           {"cosine_before", f.cosine_before},
           {"cosine_after", f.cosine_after}};
 }
 
+Json TimeGroupsJson(const TensorReport& r) {
+  Json groups = Json::array();
+  for (const TimeGroupQuality& g : r.time_groups) {
+    groups.push_back({{"from", g.from}, {"to", g.to}, {"rows", g.rows}, {"cosine", g.cosine}, {"sqnr_db", g.sqnr_db}});
+  }
+  return groups;
+}
+
+// What activations tell; null without them.
+void AddOutputFigures(const TensorReport& r, Json& json) {
+  json["output_cosine"] = r.calibrated ? Json(r.output_cosine) : Json(nullptr);
+  json["output_sqnr_db"] = r.calibrated ? Json(r.output_sqnr_db) : Json(nullptr);
+  json["dampening"] = r.calibrated ? Json(r.dampening) : Json(nullptr);
+  json["time_groups"] = TimeGroupsJson(r);
+}
+
 Json LayerJson(const TensorReport& r) {
-  return {{"name", r.name},
-          {"component", r.component},
-          {"shape", r.shape},
-          {"dtype", r.dtype},
-          {"role", r.role},
-          {"bits", r.bits},
-          {"group_size", r.group_size},
-          {"tail", r.tail},
-          {"method", r.method},
-          {"cosine", r.cosine},
-          {"sqnr_db", r.sqnr_db},
-          {"constant_groups", r.constant_groups},
-          {"num_params", r.num_params},
-          {"source_bytes", r.source_bytes},
-          {"stored_bytes", r.stored_bytes}};
+  Json json = {{"name", r.name},
+               {"component", r.component},
+               {"shape", r.shape},
+               {"dtype", r.dtype},
+               {"role", r.role},
+               {"bits", r.bits},
+               {"group_size", r.group_size},
+               {"tail", r.tail},
+               {"method", r.method},
+               {"grid", r.grid},
+               {"cosine", r.cosine},
+               {"sqnr_db", r.sqnr_db},
+               {"constant_groups", r.constant_groups},
+               {"num_params", r.num_params},
+               {"source_bytes", r.source_bytes},
+               {"stored_bytes", r.stored_bytes}};
+  AddOutputFigures(r, json);
+  return json;
+}
+
+// Layers that left each method, over those that tried it.
+Json FallbackRates(const ModelResult& result) {
+  std::map<std::string, std::int64_t> left;
+  std::map<std::string, std::int64_t> tried;
+  for (const TensorReport& r : result.tensors) {
+    std::map<std::string, bool> methods;  // of this layer: whether it was left
+    if (r.quantized) methods[r.method] = false;
+    for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
+    for (const auto& [method, was_left] : methods) {
+      ++tried[method];
+      left[method] += was_left ? 1 : 0;
+    }
+  }
+  Json rates = Json::object();
+  for (const auto& [method, count] : tried) {
+    rates[method] = static_cast<double>(left[method]) / static_cast<double>(count);
+  }
+  return rates;
 }
 
 Json KeptJson(const TensorReport& r) {
@@ -43,10 +85,11 @@ Json KeptJson(const TensorReport& r) {
 }  // namespace
 
 std::string ToJson(const TensorReport& report) {
-  const Json json = {{"role", report.role},
-                     {"cosine", report.cosine},
-                     {"sqnr_db", report.sqnr_db},
-                     {"constant_groups", report.constant_groups}};
+  Json json = {{"role", report.role},
+               {"cosine", report.cosine},
+               {"sqnr_db", report.sqnr_db},
+               {"constant_groups", report.constant_groups}};
+  if (report.calibrated) AddOutputFigures(report, json);
   return json.dump();
 }
 
@@ -55,16 +98,16 @@ std::string ToJson(const ModelResult& result) {
   Json kept = Json::array();
   Json fallbacks = Json::array();
   std::int64_t fell_back = 0;
-  std::string method = "none";
+  std::map<std::string, std::int64_t> methods;
   for (const TensorReport& r : result.tensors) {
     (r.quantized ? layers : kept).push_back(r.quantized ? LayerJson(r) : KeptJson(r));
-    if (r.quantized && method == "none") method = r.method;
+    if (r.quantized) ++methods[r.method];
     for (const Fallback& f : r.fallbacks) fallbacks.push_back(FallbackJson(f));
     if (!r.fallbacks.empty()) ++fell_back;
   }
-  std::int64_t kept_by_fallback = 0;
-  for (const TensorReport& r : result.tensors) kept_by_fallback += !r.quantized && !r.fallbacks.empty() ? 1 : 0;
-  const auto tried = static_cast<double>(layers.size()) + static_cast<double>(kept_by_fallback);
+  const auto commonest = std::max_element(methods.begin(), methods.end(),
+                                          [](const auto& a, const auto& b) { return a.second < b.second; });
+  const std::string method = commonest == methods.end() ? "none" : commonest->first;
   const double bytes = static_cast<double>(result.parquet_bytes);
   Json json;
   json["quantized_path"] = result.quantized_path;
@@ -74,7 +117,8 @@ std::string ToJson(const ModelResult& result) {
   json["bit_width"] = result.bit_width;
   json["group_size"] = result.group_size;
   json["method"] = method;
-  json["calibration"] = "none";
+  json["strategy"] = result.strategy;
+  json["calibration"] = result.calibration;
   json["compression_ratio"] = bytes > 0 ? static_cast<double>(result.source_bytes) / bytes : 0.0;
   json["bits_per_weight"] = result.num_params > 0 ? 8 * bytes / static_cast<double>(result.num_params) : 0.0;
   json["model_size_mb"] = bytes / 1e6;
@@ -85,7 +129,7 @@ std::string ToJson(const ModelResult& result) {
   json["kept"] = std::move(kept);
   json["fallbacks"] = std::move(fallbacks);
   json["layers_fallen_back"] = fell_back;
-  json["fallback_rate"] = {{"base", tried > 0 ? static_cast<double>(fell_back) / tried : 0.0}};
+  json["fallback_rate"] = FallbackRates(result);
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

@@ -6,14 +6,25 @@
 
 namespace arrow_quant {
 
-// One step of the fallback ladder of one layer.
+// One step of the fallback ladder of one layer: to more bits, or to a method that needs less.
 struct Fallback {
   std::string layer;
   int from_bits = 0;
   int to_bits = 0;  // 16: kept as it is
-  std::string cause;
-  double cosine_before = 0;
-  double cosine_after = 0;  // 1 when kept
+  std::string from_method = {};
+  std::string to_method = {};
+  std::string cause = {};
+  double cosine_before = 0;  // of the figure that decides: outputs where there are activations, else weights
+  double cosine_after = 0;   // 1 when kept
+};
+
+// Output quality of a layer in one time group, on held-out rows.
+struct TimeGroupQuality {
+  double from = 0;  // the group is [from, to)
+  double to = 0;
+  std::int64_t rows = 0;
+  double cosine = 1;
+  double sqnr_db = 0;
 };
 
 // What became of one tensor.
@@ -26,11 +37,17 @@ struct TensorReport {
   bool quantized = false;
   int bits = 0;
   std::int64_t group_size = 0;
-  std::int64_t tail = 0;  // columns in the last group of a row
-  std::string method;     // "min_max", "fitted"; "kept"
-  std::string reason;     // why it was kept
-  double cosine = 1;      // of the weights
-  double sqnr_db = 0;     // of the weights, capped at 200; 200 when kept
+  std::int64_t tail = 0;     // columns in the last group of a row
+  std::string method;        // "ldlq", "min_max", "fitted"; "kept"
+  std::string grid;          // "affine", "residual_binary"
+  std::string reason;        // why it was kept
+  double cosine = 1;         // of the weights
+  double sqnr_db = 0;        // of the weights, capped at 200; 200 when kept
+  bool calibrated = false;   // the figures of outputs are known
+  double output_cosine = 1;  // on held-out rows
+  double output_sqnr_db = 0;
+  std::vector<TimeGroupQuality> time_groups;
+  double dampening = 0;  // that the rounding needed
   std::int64_t constant_groups = 0;
   std::int64_t num_params = 0;
   std::int64_t source_bytes = 0;
@@ -46,6 +63,8 @@ struct ModelResult {
   std::string source_kind;
   int bit_width = 0;
   std::int64_t group_size = 0;
+  std::string calibration = "none";  // "activations", "synthetic"
+  std::string strategy;
   std::int64_t source_bytes = 0;   // of all weights
   std::int64_t parquet_bytes = 0;  // on disk
   std::int64_t num_params = 0;

@@ -63,7 +63,11 @@ def quantize(
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     mode: Annotated[str, typer.Option(help="diffusion, or base for any model.")] = "diffusion",
     modality: Annotated[str | None, typer.Option(help="text, code, image or audio.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Least weight cosine of a layer.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="auto, synthetic, none, or a calibration file.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration samples; default the profile's.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least cosine of a layer.")] = None,
     fit: Annotated[str | None, typer.Option(help="auto, min_max or fitted.")] = None,
     on_nonfinite: Annotated[str | None, typer.Option(help="error or keep.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Regex of tensors to keep; may be repeated.")] = None,
@@ -82,7 +86,8 @@ def quantize(
     given = {
         "bit_width": bits, "group_size": group_size, "modality": modality, "min_accuracy": min_accuracy, "fit": fit,
         "on_nonfinite": on_nonfinite, "keep_patterns": keep, "quantize_patterns": also, "components": components,
-        "variant": variant, "num_threads": threads, "fail_fast": fail_fast,
+        "variant": variant, "num_threads": threads, "fail_fast": fail_fast, "calibration": calibration,
+        "calibration_samples": samples,
     }  # fmt: skip
     options = _config(config, profile, given)
     if show_config:
@@ -107,6 +112,32 @@ def quantize(
         print_summary(out, result, planned=False)
     if (strict or options.strict) and result["layers_fallen_back"]:
         raise typer.Exit(EXIT_QUALITY)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[pathlib.Path, typer.Argument(help="A model directory with config.json.")],
+    output: Annotated[
+        pathlib.Path | None, typer.Option("--out", help="Default: activation_statistics.parquet in the model's folder.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Default: the profile's.")] = None,
+    profile: Annotated[str | None, typer.Option(help="edge, local or cloud.")] = None,
+    config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
+    threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on its own sampling and keep what its layers see, for later runs of quantize."""
+    options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
+    try:
+        from arrow_quant_v2.torch import calibrate_model
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"calibrate needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
+        ) from error
+    with progress_reporter(quiet=as_json, title="calibrating") as report:
+        path = calibrate_model(model, output, options, report)
+    result = {"calibration_file": str(path), "bytes": path.stat().st_size}
+    typer.echo(json.dumps(result) if as_json else f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()

@@ -46,16 +46,33 @@ def print_summary(console: Console, result: dict[str, Any], planned: bool) -> No
     )
     if not planned:
         console.print(
-            f"method {result['method']}, calibration {result['calibration']}: weight cosine "
+            f"{result['strategy']}, calibration {result['calibration']}: weight cosine "
             f"{result['cosine_similarity']:.5f}, SQNR {result['sqnr_db']:.2f} dB; "
             f"{result['quantization_time_s']:.2f} s, peak memory {result['peak_memory_mb']:.0f} MB"
         )
+        _print_outputs(console, result)
         for step in result["fallbacks"]:
-            target = "kept" if step["to_bits"] == 16 else f"INT{step['to_bits']}"
-            console.print(f"fell back: {step['layer']} INT{step['from_bits']} -> {target}: {step['cause']}")
+            console.print(f"fell back: {step['layer']} {_step(step)}: {step['cause']}")
         console.print(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
     for warning in result["warnings"]:
         console.print(f"warning: {warning}")
+
+
+def _print_outputs(console: Console, result: dict[str, Any]) -> None:
+    measured = [layer for layer in result["layers"] if layer["output_cosine"] is not None]
+    if measured:
+        worst = min(measured, key=lambda layer: float(layer["output_cosine"]))
+        console.print(
+            f"outputs on held-out samples: worst layer {worst['name']}, cosine {worst['output_cosine']:.5f}, "
+            f"SQNR {worst['output_sqnr_db']:.1f} dB"
+        )
+
+
+def _step(step: dict[str, Any]) -> str:
+    if step["from_bits"] == step["to_bits"]:
+        return f"{step['from_method']} -> {step['to_method']}"
+    target = "kept" if step["to_bits"] == 16 else f"INT{step['to_bits']}"
+    return f"INT{step['from_bits']} -> {target}"
 
 
 def _shape(row: dict[str, Any]) -> str:
