@@ -169,6 +169,10 @@ QuantizedMatrix RoundNearest(MatrixView<const float> weight, const float* import
   if (weight.size() == 0) return out;
   const std::vector<float> ones(importance == nullptr ? static_cast<std::size_t>(weight.cols) : 0, 1.0F);
   const float* values = importance == nullptr ? ones.data() : importance;
+  if (!Kernels().min_max(values, static_cast<std::size_t>(weight.cols)).finite) {
+    throw Error(ErrorCode::kQuantization, "the importance of the columns has NaN or Inf",
+                {.remedy = "Leave samples with NaN or Inf activations out."});
+  }
   const RoundingProblem problem =
       UncorrelatedProblem(weight, std::span(values, static_cast<std::size_t>(weight.cols)), options);
   RoundPanels(problem, options.num_threads, stop, out);
