@@ -54,15 +54,11 @@ ColumnOrder ParseOrder(const std::string& name) {
   throw Error(ErrorCode::kInvalidArgument, "order is '" + name + "'", {.remedy = "Use activation or natural."});
 }
 
-nb::dict ToDict(RoundingResult result) {
-  QuantizedMatrix& q = result.matrix;
+nb::dict ToDict(QuantizedMatrix q) {
   const auto rows = static_cast<std::size_t>(q.rows);
   const auto groups = static_cast<std::size_t>(q.groups());
   nb::dict out;
   out["group_size"] = q.group_size;
-  out["dampening"] = result.dampening;
-  out["diagonal"] = result.diagonal;
-  out["float64"] = result.float64;
   const std::size_t bytes = q.codes.size();
   out["codes"] = ToNumpy<std::uint8_t>(std::move(q.codes), {bytes});
   out["scales"] = ToNumpy<float>(std::move(q.scales), {rows, groups});
@@ -88,7 +84,27 @@ nb::dict RoundMatrix(const FloatMatrix& weight, const FloatMatrix& hessian, int 
     const nb::gil_scoped_release release;
     result = RoundWithHessian(View(weight), hessian.data(), options);
   }
-  return ToDict(std::move(result));
+  nb::dict out = ToDict(std::move(result.matrix));
+  out["dampening"] = result.dampening;
+  out["diagonal"] = result.diagonal;
+  out["float64"] = result.float64;
+  return out;
+}
+
+nb::dict RoundNearestPy(const FloatMatrix& weight, const std::optional<FloatArray>& importance, int bits,
+                        std::int64_t group_size, const std::string& grid, int threads) {
+  if (importance && importance->size() != weight.shape(1)) {
+    throw Error(ErrorCode::kShapeMismatch, std::to_string(importance->size()) + " values of importance do not fit " +
+                                               std::to_string(weight.shape(1)) + " columns");
+  }
+  const RoundingOptions options{
+      .bits = bits, .group_size = group_size, .grid = ParseGrid(grid), .num_threads = threads};
+  QuantizedMatrix matrix;
+  {
+    const nb::gil_scoped_release release;
+    matrix = RoundNearest(View(weight), importance ? importance->data() : nullptr, options);
+  }
+  return ToDict(std::move(matrix));
 }
 
 nb::tuple OutputError(const FloatMatrix& weight, const FloatMatrix& quantized,
@@ -165,6 +181,10 @@ void BindRounding(nb::module_& m) {
         "order"_a = "activation", "rounds"_a = 2, "dampening"_a = 0.01, "threads"_a = 0,
         "Round float32 weight [rows, cols] so that tr(E H E^T) is small: a dict of codes, scales, zero_points, "
         "residual_scales (residual_binary only), group_size, dampening, diagonal, float64.");
+  m.def("round_nearest", &RoundNearestPy, "weight"_a, "importance"_a = nb::none(), "bits"_a = 4, "group_size"_a = 128,
+        "grid"_a = "affine", "threads"_a = 0,
+        "Nearest rounding of float32 weight [rows, cols] on grids fitted with the weight importance [cols] of each "
+        "column; the same dict without dampening, diagonal and float64.");
   m.def("output_error", &OutputError, "weight"_a, "quantized"_a, "hessian"_a = nb::none(), "rows"_a = nb::none(),
         "threads"_a = 0,
         "tr(W H W^T), tr(W H Q^T), tr(Q H Q^T), tr(E H E^T), from the hessian or from rows of inputs [n, cols].");

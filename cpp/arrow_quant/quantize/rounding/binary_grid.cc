@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <vector>
 
 #include "arrow_quant/numeric/significant_bits.h"
@@ -12,7 +13,9 @@
 namespace arrow_quant {
 namespace {
 
-constexpr int kSteps = 10;
+constexpr int kSteps = 8;
+// Evenly spaced levels over this much of the range; where few columns matter most, the greedy start alone is poor.
+constexpr std::array kShrinks = {1.0F, 0.85F, 0.7F, 0.55F, 0.4F};
 
 // Grids of all rows while they are fitted: middle, scale, residual_scale [3][stride], and the sums of a step.
 class BinaryFit {
@@ -23,64 +26,116 @@ class BinaryFit {
         count_(static_cast<std::size_t>(count)),
         stride_(static_cast<std::size_t>(stride)),
         grid_(3 * stride_, 0.0F),
+        best_(grid_),
         moments_(5 * stride_),
-        total_(stride_) {
+        total_(stride_, 0.0),
+        best_gain_(stride_, -std::numeric_limits<double>::infinity()),
+        low_(columns, columns + stride),
+        high_(low_) {
     SetTotals();
   }
 
   void Run() {
-    SetStart();
-    for (int step = 0; step < kSteps; ++step) Step();
+    SetGreedyStart();
+    Descend();
+    for (const float shrink : kShrinks) {
+      SetEvenStart(shrink);
+      Descend();
+    }
   }
 
-  Vector3 At(std::size_t r) const {
-    return {static_cast<double>(grid_[r]), static_cast<double>(grid_[stride_ + r]),
-            static_cast<double>(grid_[2 * stride_ + r])};
+  Vector3 Best(std::size_t r) const {
+    return {static_cast<double>(best_[r]), static_cast<double>(best_[stride_ + r]),
+            static_cast<double>(best_[2 * stride_ + r])};
   }
 
  private:
   double Moment(std::size_t i, std::size_t r) const { return static_cast<double>(moments_[i * stride_ + r]); }
 
   void SetTotals() {
-    std::vector<double> sums(stride_, 0.0);
     for (std::size_t k = 0; k < count_; ++k) {
       const auto g = static_cast<double>(importance_[k]);
       mass_ += g;
-      for (std::size_t r = 0; r < stride_; ++r) sums[r] += g * static_cast<double>(columns_[k * stride_ + r]);
+      for (std::size_t r = 0; r < stride_; ++r) {
+        const float w = columns_[k * stride_ + r];
+        total_[r] += g * static_cast<double>(w);
+        low_[r] = std::min(low_[r], w);
+        high_[r] = std::max(high_[r], w);
+      }
     }
-    total_ = sums;
+  }
+
+  void SetGrid(std::size_t r, const BinaryParams& grid) {
+    grid_[r] = grid.middle;
+    grid_[stride_ + r] = grid.scale;
+    grid_[2 * stride_ + r] = grid.residual_scale;
   }
 
   void Measure() { Kernels().binary_moments(columns_, importance_, count_, stride_, grid_.data(), moments_.data()); }
 
-  // Greedy: the mean, the mean distance from it, and that of the rest.
-  void SetStart() {
+  // The mean, the mean distance from it, and that of the rest.
+  void SetGreedyStart() {
     for (std::size_t r = 0; r < stride_; ++r) grid_[r] = static_cast<float>(total_[r] / mass_);
     Measure();
     for (std::size_t r = 0; r < stride_; ++r) {
-      const double scale = (Moment(3, r) - At(r)[0] * Moment(0, r)) / mass_;
+      const double scale = (Moment(3, r) - static_cast<double>(grid_[r]) * Moment(0, r)) / mass_;
       grid_[stride_ + r] = std::max(0.0F, static_cast<float>(scale));
     }
     Measure();
     for (std::size_t r = 0; r < stride_; ++r) {
-      const double rest = (Moment(4, r) - At(r)[0] * Moment(1, r) - At(r)[1] * Moment(2, r)) / mass_;
+      const double rest = (Moment(4, r) - static_cast<double>(grid_[r]) * Moment(1, r) -
+                           static_cast<double>(grid_[stride_ + r]) * Moment(2, r)) /
+                          mass_;
       grid_[2 * stride_ + r] = std::clamp(static_cast<float>(rest), 0.0F, grid_[stride_ + r]);
     }
+  }
+
+  void SetEvenStart(float shrink) {
+    for (std::size_t r = 0; r < stride_; ++r) {
+      const float half = high_[r] / 2 - low_[r] / 2;
+      SetGrid(r, {low_[r] / 2 + high_[r] / 2, half * shrink * (2.0F / 3), half * shrink / 3});
+    }
+  }
+
+  void Descend() {
+    for (int step = 0; step < kSteps; ++step) Step();
+    Measure();
+    for (std::size_t r = 0; r < stride_; ++r) {
+      const double gain = Gain(r);
+      if (!(gain > best_gain_[r])) continue;
+      best_gain_[r] = gain;
+      for (std::size_t i = 0; i < 3; ++i) best_[i * stride_ + r] = grid_[i * stride_ + r];
+    }
+  }
+
+  Matrix3 Normal(std::size_t r) const {
+    return {{{mass_, Moment(0, r), Moment(1, r)},
+             {Moment(0, r), mass_, Moment(2, r)},
+             {Moment(1, r), Moment(2, r), mass_}}};
+  }
+
+  Vector3 Right(std::size_t r) const { return {total_[r], Moment(3, r), Moment(4, r)}; }
+
+  // How far the squared error of the grid is below that of zeros.
+  double Gain(std::size_t r) const {
+    const Vector3 x = {static_cast<double>(grid_[r]), static_cast<double>(grid_[stride_ + r]),
+                       static_cast<double>(grid_[2 * stride_ + r])};
+    const Matrix3 a = Normal(r);
+    const Vector3 b = Right(r);
+    double gain = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      gain += x[i] * (2 * b[i] - a[i][0] * x[0] - a[i][1] * x[1] - a[i][2] * x[2]);
+    }
+    return gain;
   }
 
   void Step() {
     Measure();
     for (std::size_t r = 0; r < stride_; ++r) {
-      const Matrix3 a = {{{mass_, Moment(0, r), Moment(1, r)},
-                          {Moment(0, r), mass_, Moment(2, r)},
-                          {Moment(1, r), Moment(2, r), mass_}}};
       Vector3 x;
-      if (!Solve3(a, {total_[r], Moment(3, r), Moment(4, r)}, x)) continue;
+      if (!Solve3(Normal(r), Right(r), x)) continue;
       const BinaryParams next{static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2])};
-      if (!IsOrdered(next)) continue;
-      grid_[r] = next.middle;
-      grid_[stride_ + r] = next.scale;
-      grid_[2 * stride_ + r] = next.residual_scale;
+      if (IsOrdered(next)) SetGrid(r, next);
     }
   }
 
@@ -89,8 +144,12 @@ class BinaryFit {
   std::size_t count_;
   std::size_t stride_;
   AlignedVector<float> grid_;
+  AlignedVector<float> best_;
   AlignedVector<float> moments_;
   std::vector<double> total_;
+  std::vector<double> best_gain_;
+  std::vector<float> low_;
+  std::vector<float> high_;
   double mass_ = 0;
 };
 
@@ -130,7 +189,7 @@ void FitBinaryGroup(Panel& panel, std::int64_t group, const float* columns, cons
   BinaryFit fit(columns, importance, count, panel.stride);
   fit.Run();
   for (std::int64_t r = 0; r < panel.rows; ++r) {
-    const BinaryParams grid = StoredBinary(fit.At(static_cast<std::size_t>(r)));
+    const BinaryParams grid = StoredBinary(fit.Best(static_cast<std::size_t>(r)));
     panel.Grid(panel.zero_points, group)[r] = grid.middle;
     panel.Grid(panel.scales, group)[r] = grid.scale;
     panel.Grid(panel.residual_scales, group)[r] = grid.residual_scale;

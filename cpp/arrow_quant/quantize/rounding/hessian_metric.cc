@@ -89,26 +89,24 @@ bool TryDampening(const HessianMetric& metric, std::span<const std::int32_t> ord
   return TryDouble(metric, order, factor.added, factor, threads, stop);
 }
 
-void UseDiagonal(const HessianMetric& metric, std::span<const std::int32_t> order, HessianFactor& factor) {
-  const std::size_t n = order.size();
-  factor.diagonal = true;
-  factor.float64 = false;
-  std::fill(factor.transposed.begin(), factor.transposed.end(), 0.0F);
-  for (std::size_t k = 0; k < n; ++k) {
-    factor.transposed[k * n + k] = 1;
-    factor.pivots[k] = metric.Diagonal(order[k]) + static_cast<float>(factor.added);
-  }
-}
-
 }  // namespace
 
 HessianMetric::HessianMetric(const float* hessian, std::int64_t n, int num_threads)
     : hessian_(hessian), n_(n), diagonal_(static_cast<std::size_t>(n)), active_(static_cast<std::size_t>(n)) {
   CheckFinite(hessian, n, num_threads);
+  SetDiagonal(hessian, n + 1);
+}
+
+HessianMetric::HessianMetric(std::span<const float> diagonal)
+    : n_(static_cast<std::int64_t>(diagonal.size())), diagonal_(diagonal.size()), active_(diagonal.size()) {
+  SetDiagonal(diagonal.data(), 1);
+}
+
+void HessianMetric::SetDiagonal(const float* diagonal, std::int64_t step) {
   double sum = 0;
   std::int64_t active = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float entry = hessian[i * n + i];
+  for (std::int64_t i = 0; i < n_; ++i) {
+    const float entry = diagonal[i * step];
     active_[static_cast<std::size_t>(i)] = entry > 0;
     if (entry > 0) {
       sum += static_cast<double>(entry);
@@ -117,12 +115,12 @@ HessianMetric::HessianMetric(const float* hessian, std::int64_t n, int num_threa
   }
   if (active > 0) scale_ = static_cast<double>(active) / sum;
   double total = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < n_; ++i) {
     const auto at = static_cast<std::size_t>(i);
-    diagonal_[at] = active_[at] ? static_cast<float>(static_cast<double>(hessian[i * n + i]) * scale_) : 1.0F;
+    diagonal_[at] = active_[at] ? static_cast<float>(static_cast<double>(diagonal[i * step]) * scale_) : 1.0F;
     total += static_cast<double>(diagonal_[at]);
   }
-  if (n > 0) mean_diagonal_ = total / static_cast<double>(n);
+  if (n_ > 0) mean_diagonal_ = total / static_cast<double>(n_);
 }
 
 template <typename T>
@@ -145,6 +143,17 @@ void HessianMetric::Gather(std::span<const std::int32_t> order, double added, bo
 template void HessianMetric::Gather(std::span<const std::int32_t>, double, bool, MatrixView<float>, int) const;
 template void HessianMetric::Gather(std::span<const std::int32_t>, double, bool, MatrixView<double>, int) const;
 
+HessianFactor DiagonalFactor(const HessianMetric& metric, std::span<const std::int32_t> order, double dampening) {
+  HessianFactor factor;
+  factor.diagonal = true;
+  factor.dampening = dampening;
+  factor.added = dampening * metric.mean_diagonal();
+  for (const std::int32_t column : order) {
+    factor.pivots.push_back(metric.Diagonal(column) + static_cast<float>(factor.added));
+  }
+  return factor;
+}
+
 HessianFactor FactorDamped(const HessianMetric& metric, std::span<const std::int32_t> order, double dampening,
                            int num_threads, const std::stop_token& stop) {
   const std::size_t n = order.size();
@@ -157,8 +166,7 @@ HessianFactor FactorDamped(const HessianMetric& metric, std::span<const std::int
     if (factor.dampening >= 1) break;
     factor.dampening = std::min(1.0, std::max(factor.dampening * 10, 1e-6));
   }
-  UseDiagonal(metric, order, factor);
-  return factor;
+  return DiagonalFactor(metric, order, factor.dampening);
 }
 
 }  // namespace arrow_quant

@@ -16,6 +16,8 @@ class HessianMetric {
  public:
   // `hessian` [n, n] outlives this. Throws Error kQuantization naming the place of a NaN or Inf.
   HessianMetric(const float* hessian, std::int64_t n, int num_threads);
+  // The diagonal alone; Gather is not to be called.
+  explicit HessianMetric(std::span<const float> diagonal);
 
   std::int64_t size() const { return n_; }
   // Before dampening.
@@ -28,7 +30,9 @@ class HessianMetric {
   void Gather(std::span<const std::int32_t> order, double added, bool lower, MatrixView<T> out, int num_threads) const;
 
  private:
-  const float* hessian_;
+  void SetDiagonal(const float* diagonal, std::int64_t step);
+
+  const float* hessian_ = nullptr;
   std::int64_t n_;
   double scale_ = 1;
   double mean_diagonal_ = 1;
@@ -38,7 +42,7 @@ class HessianMetric {
 
 // H + added I = A diag(d) A^T in the order of `order`, with how it was reached.
 struct HessianFactor {
-  AlignedVector<float> transposed;  // [n, n]: A^T, unit lower triangular
+  AlignedVector<float> transposed;  // [n, n]: A^T, unit lower triangular; empty when `diagonal`
   std::vector<float> pivots;        // d [n]
   double dampening = 0;
   double added = 0;  // dampening times the mean diagonal
@@ -46,10 +50,14 @@ struct HessianFactor {
   bool float64 = false;
 
   MatrixView<const float> View() const {
+    if (transposed.empty()) return {};
     const auto n = static_cast<std::int64_t>(pivots.size());
     return {transposed.data(), n, n};
   }
 };
+
+// The diagonal of H + added I alone.
+HessianFactor DiagonalFactor(const HessianMetric& metric, std::span<const std::int32_t> order, double dampening);
 
 // Tries float32, then double where float32 fails or leaves too few digits, then ten times the dampening, up to 1;
 // in the end the diagonal alone.

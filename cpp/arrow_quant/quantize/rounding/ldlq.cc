@@ -40,6 +40,7 @@ class Sweep {
   std::int64_t VisitedColumn(std::int64_t k) const { return problem_.visits[static_cast<std::size_t>(k)]; }
 
   MatrixView<const float> Coupling(std::int64_t begin, std::int64_t count) const {
+    if (problem_.factor.diagonal) return {};
     return problem_.factor.View().Rows(begin, count).Cols(begin, count);
   }
 
@@ -62,8 +63,9 @@ class Sweep {
 
   void FitCompensated(std::int64_t begin, std::int64_t count) {
     std::copy_n(sum_.data(), count * panel_.stride, delta_.data());
-    TrsmLower<float>(Side::kLeft, Transpose::kNo, Diagonal::kUnit, Coupling(begin, count),
-                     {delta_.data(), count, panel_.stride});
+    if (!problem_.factor.diagonal)
+      TrsmLower<float>(Side::kLeft, Transpose::kNo, Diagonal::kUnit, Coupling(begin, count),
+                       {delta_.data(), count, panel_.stride});
     for (std::int64_t i = 0; i < count * panel_.stride; ++i) {
       delta_[static_cast<std::size_t>(i)] += weight_[static_cast<std::size_t>(i)];
     }

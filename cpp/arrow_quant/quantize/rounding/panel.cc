@@ -1,6 +1,7 @@
 #include "arrow_quant/quantize/rounding/panel.h"
 
 #include <algorithm>
+#include <array>
 
 #include "arrow_quant/linalg/blas.h"
 
@@ -8,6 +9,7 @@ namespace arrow_quant {
 namespace {
 
 constexpr std::int64_t kTile = 16;
+constexpr std::array<float, kRoundingColumns> kNoCoupling{};
 
 std::int64_t RoundUp(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -54,6 +56,7 @@ RoundingBlock PanelBlock(Panel& panel, std::int64_t begin, std::int64_t count, i
 void RoundRange(Panel& panel, const RoundingProblem& problem, const ColumnRange& range, float* delta) {
   const std::int64_t stride = panel.stride;
   RoundingBlock block = PanelBlock(panel, 0, 0, (1 << problem.bits) - 1, nullptr);
+  const bool coupled = range.coupling.data != nullptr;
   const auto round = problem.grid == GridKind::kAffine ? Kernels().round_columns : Kernels().round_columns_binary;
   for (std::int64_t begin = 0; begin < range.count; begin += static_cast<std::int64_t>(kRoundingColumns)) {
     const std::int64_t count = std::min(static_cast<std::int64_t>(kRoundingColumns), range.count - begin);
@@ -61,13 +64,14 @@ void RoundRange(Panel& panel, const RoundingProblem& problem, const ColumnRange&
     block.weight = range.weight + begin * stride;
     block.sum = range.sum + begin * stride;
     block.gain = range.gain + begin;
-    block.coupling = range.coupling.Row(begin) + begin;
-    block.coupling_stride = static_cast<std::size_t>(range.coupling.stride);
+    block.coupling = coupled ? range.coupling.Row(begin) + begin : kNoCoupling.data();
+    block.coupling_stride = coupled ? static_cast<std::size_t>(range.coupling.stride) : 0;
     block.group = range.group + begin;
     block.error = range.error + begin * stride;
     block.delta = delta + begin * stride;
     block.codes = range.codes + begin * stride;
     round(block);
+    if (!coupled) continue;
     const std::int64_t later = begin + count;
     Gemm<float>(Transpose::kNo, Transpose::kNo, 1, range.coupling.Rows(later, range.count - later).Cols(begin, count),
                 {block.delta, count, stride}, 1, {range.sum + later * stride, range.count - later, stride});

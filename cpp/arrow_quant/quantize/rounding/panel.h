@@ -67,7 +67,7 @@ struct ColumnRange {
   const float* weight;
   const float* gain;
   const std::int32_t* group;
-  MatrixView<const float> coupling;  // [count, count]
+  MatrixView<const float> coupling;  // [count, count]; without data: all zeros
   float* sum;                        // [count][stride], overwritten
   float* error;
   std::uint8_t* codes;

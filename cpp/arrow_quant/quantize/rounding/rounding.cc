@@ -89,19 +89,36 @@ void SetMetric(const HessianMetric& metric, const RoundingOptions& options, Roun
                 MatrixView<float>(problem.hessian.data(), problem.cols(), problem.cols()), options.num_threads);
 }
 
-RoundingProblem MakeProblem(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
-                            const std::stop_token& stop) {
+// All but the factor and what follows from it.
+RoundingProblem StartProblem(MatrixView<const float> weight, const HessianMetric& metric,
+                             const RoundingOptions& options) {
   RoundingProblem problem;
   problem.weight = weight;
   problem.bits = options.bits;
   problem.group_size = options.group_size == -1 ? weight.cols : std::min(options.group_size, weight.cols);
   problem.groups = (weight.cols + problem.group_size - 1) / problem.group_size;
   problem.grid = options.grid;
-  problem.compensated_grids = options.order == ColumnOrder::kNatural;
-  const HessianMetric metric(hessian, weight.cols, options.num_threads);
   SetColumns(metric, problem);
+  return problem;
+}
+
+RoundingProblem CorrelatedProblem(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
+                                  const std::stop_token& stop) {
+  const HessianMetric metric(hessian, weight.cols, options.num_threads);
+  RoundingProblem problem = StartProblem(weight, metric, options);
+  problem.compensated_grids = options.order == ColumnOrder::kNatural;
   const std::vector<std::int32_t> visited = SetVisits(metric, options.order, problem);
   problem.factor = FactorDamped(metric, visited, options.dampening, options.num_threads, stop);
+  SetMetric(metric, options, problem);
+  return problem;
+}
+
+RoundingProblem UncorrelatedProblem(MatrixView<const float> weight, std::span<const float> importance,
+                                    const RoundingOptions& options) {
+  const HessianMetric metric(importance);
+  RoundingProblem problem = StartProblem(weight, metric, options);
+  const std::vector<std::int32_t> visited = SetVisits(metric, ColumnOrder::kNatural, problem);
+  problem.factor = DiagonalFactor(metric, visited, 0);
   SetMetric(metric, options, problem);
   return problem;
 }
@@ -114,27 +131,52 @@ void RoundPanel(const RoundingProblem& problem, std::int64_t row_begin, std::int
   StorePanel(panel, problem, out);
 }
 
+QuantizedMatrix Allocate(MatrixView<const float> weight, const RoundingOptions& options) {
+  CheckOptions(options);
+  CheckWeight(weight);
+  QuantizedMatrix out =
+      AllocateQuantized(weight.rows, weight.cols, {.bits = options.bits, .group_size = options.group_size});
+  out.grid = options.grid;
+  if (options.grid == GridKind::kResidualBinary) out.residual_scales.resize(out.scales.size());
+  return out;
+}
+
+void RoundPanels(const RoundingProblem& problem, int threads, const std::stop_token& stop, QuantizedMatrix& out) {
+  const std::int64_t step = PanelRows(out.rows);
+  ThreadPool::Shared().ParallelFor(
+      (out.rows + step - 1) / step, threads,
+      [&](std::int64_t i) { RoundPanel(problem, i * step, std::min(step, out.rows - i * step), out); }, stop);
+}
+
 }  // namespace
 
 RoundingResult RoundWithHessian(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
                                 std::stop_token stop) {
-  CheckOptions(options);
-  CheckWeight(weight);
   RoundingResult result;
-  result.matrix = AllocateQuantized(weight.rows, weight.cols, {.bits = options.bits, .group_size = options.group_size});
-  result.matrix.grid = options.grid;
-  if (options.grid == GridKind::kResidualBinary) result.matrix.residual_scales.resize(result.matrix.scales.size());
+  result.matrix = Allocate(weight, options);
   if (weight.size() == 0) return result;
-  const RoundingProblem problem = MakeProblem(weight, hessian, options, stop);
-  const std::int64_t step = PanelRows(weight.rows);
-  ThreadPool::Shared().ParallelFor(
-      (weight.rows + step - 1) / step, options.num_threads,
-      [&](std::int64_t i) { RoundPanel(problem, i * step, std::min(step, weight.rows - i * step), result.matrix); },
-      stop);
+  const RoundingProblem problem = CorrelatedProblem(weight, hessian, options, stop);
+  RoundPanels(problem, options.num_threads, stop, result.matrix);
   result.dampening = problem.factor.dampening;
   result.diagonal = problem.factor.diagonal;
   result.float64 = problem.factor.float64;
   return result;
+}
+
+QuantizedMatrix RoundNearest(MatrixView<const float> weight, const float* importance, const RoundingOptions& options,
+                             std::stop_token stop) {
+  QuantizedMatrix out = Allocate(weight, options);
+  if (weight.size() == 0) return out;
+  const std::vector<float> ones(importance == nullptr ? static_cast<std::size_t>(weight.cols) : 0, 1.0F);
+  const float* values = importance == nullptr ? ones.data() : importance;
+  if (!Kernels().min_max(values, static_cast<std::size_t>(weight.cols)).finite) {
+    throw Error(ErrorCode::kQuantization, "the importance of the columns has NaN or Inf",
+                {.remedy = "Leave samples with NaN or Inf activations out."});
+  }
+  const RoundingProblem problem =
+      UncorrelatedProblem(weight, std::span(values, static_cast<std::size_t>(weight.cols)), options);
+  RoundPanels(problem, options.num_threads, stop, out);
+  return out;
 }
 
 }  // namespace arrow_quant
