@@ -52,9 +52,9 @@ struct News {
   bool done = false;
 };
 
-// Runs the job on a thread of its own; this one reports progress and listens to Ctrl-C every 50 ms.
+// Runs the job on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop every 50 ms.
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
-                            const nb::object& callback) {
+                            const nb::object& callback, const nb::object& should_stop) {
   const ModelOptions options = ModelOptionsFromJson(options_json);
   // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
   if (!callback.is_none()) callback("reading", 0.0);
@@ -94,6 +94,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
       if (!callback.is_none() && fraction > shown) callback(message, fraction);
       shown = std::max(shown, fraction);
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!should_stop.is_none() && nb::cast<bool>(should_stop())) job.request_stop();
     } catch (...) {
       job.request_stop();
       const nb::gil_scoped_release release;
@@ -218,7 +219,8 @@ NB_MODULE(_core, m) {
   BindParquet(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
-        "Quantize a model; returns the result as JSON text.");
+        "should_stop"_a.none() = nb::none(),
+        "Quantize a model; returns the result as JSON text. CancelledError once should_stop() is true.");
   m.def(
       "plan_model",
       [](const std::string& input, const std::string& options_json) {

@@ -14,6 +14,7 @@ from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.validate import validate
 
 ProgressCallback = Callable[[str, float], None]
+StopQuestion = Callable[[], bool]
 PathLike = str | os.PathLike[str]
 
 _log = logging.getLogger("arrow_quant_v2")
@@ -41,6 +42,7 @@ class ArrowQuantV2:
         progress_callback: ProgressCallback | None = None,
         *,
         overwrite: bool = False,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize the weights of a model into a directory of Parquet files.
 
@@ -52,6 +54,7 @@ class ArrowQuantV2:
             calibration: None or "none"; activations are not used in this version.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
+            should_stop: asked about every 50 ms; once it is true the run ends with CancelledError and leaves nothing.
 
         Returns:
             quantized_path, modality, bit_width, method and calibration (what ran), compression_ratio (bytes of the
@@ -64,7 +67,7 @@ class ArrowQuantV2:
             config = config.with_overrides(calibration=calibration)
         options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
         text = core.quantize_model(
-            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback)
+            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback), should_stop
         )
         result: dict[str, Any] = json.loads(text)
         return result
@@ -78,12 +81,14 @@ class ArrowQuantV2:
         *,
         overwrite: bool = False,
         progress_callback: ProgressCallback | None = None,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize any model at the given width, without a quality threshold. Result as quantize_diffusion_model."""
         config = DiffusionQuantConfig(bit_width=bit_width, group_size=group_size, min_accuracy=0.0)
         return ArrowQuantV2("base").quantize_diffusion_model(
-            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback
-        )
+            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback,
+            should_stop=should_stop,
+        )  # fmt: skip
 
     def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
         """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates."""
@@ -93,10 +98,15 @@ class ArrowQuantV2:
         return result
 
     def validate_quality(
-        self, original_path: PathLike, quantized_path: PathLike, min_accuracy: float | None = None
+        self,
+        original_path: PathLike,
+        quantized_path: PathLike,
+        min_accuracy: float | None = None,
+        *,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
-        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy)
+        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
 
 
 def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:
