@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
+from arrow_quant_v2.arrays import to_float32
 from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError
 
 
@@ -48,22 +50,23 @@ class QuantizedLayer:
 
 
 def quantize_layer(
-    weight: npt.ArrayLike, bit_width: int = 4, group_size: int = 128, fit: str = "min_max", num_threads: int = 0
+    weight: Any, bit_width: int = 4, group_size: int = 128, fit: str = "min_max", num_threads: int = 0
 ) -> QuantizedLayer:
     """Nearest rounding of a weight [out, in, ...], grouped along the flattened input axes.
 
     Args:
-        weight: at least 1-D, not empty, converted to float32; finite.
+        weight: array-like or an Arrow array, at least 1-D, not empty, finite. float32 in C order is read where it lies,
+            anything else is converted to it.
         bit_width: 2, 3, 4 or 8.
         group_size: at least 1, or -1 for one group per output channel.
         fit: "min_max" or "fitted" (least squares).
 
     Raises:
-        QuantizationError: NaN or Inf. ConfigurationError, ShapeMismatchError.
+        QuantizationError: NaN or Inf. ConfigurationError: a wrong argument, no real numbers. ShapeMismatchError.
     """
     if fit not in ("min_max", "fitted"):
         raise ConfigurationError(f"fit is {fit!r}. Use min_max or fitted.", code="configuration")
-    array = np.ascontiguousarray(weight, dtype=np.float32)
+    array = to_float32(weight)
     if array.ndim == 0 or array.size == 0:
         raise ShapeMismatchError(f"the weight has the shape {array.shape}. Give at least one row.")
     matrix = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(1, -1)
