@@ -1,6 +1,7 @@
 // The Python module: conversions, the GIL and errors only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -16,6 +17,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/kernels/to_float32.h"
+#include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
@@ -228,6 +230,15 @@ NB_MODULE(_core, m) {
         return ToJson(PlanModel(input, ModelOptionsFromJson(options_json)));
       },
       "input"_a, "options_json"_a, "What quantize_model would do, from headers only, as JSON text.");
+  m.def(
+      "source_kind",
+      [](const std::string& path, std::vector<std::string> components, std::optional<std::string> variant) {
+        const nb::gil_scoped_release release;
+        const ModelSource source =
+            ResolveModel(path, {.components = std::move(components), .variant = std::move(variant)});
+        return std::string(SourceKindName(source.kind));
+      },
+      "path"_a, "components"_a, "variant"_a.none(), "file, model, pipeline or parquet.");
   m.def(
       "source_tensors",
       [](const std::string& path) {

@@ -6,6 +6,7 @@ from arrow_quant_v2.arrow import dequantize_arrow, quantize_arrow
 from arrow_quant_v2.async_api import AsyncArrowQuantV2
 from arrow_quant_v2.batch import BatchResult, quantize_batch
 from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.convert import convert
 from arrow_quant_v2.errors import (
     ArrowQuantError,
     CancelledError,
@@ -19,7 +20,7 @@ from arrow_quant_v2.errors import (
     UnsupportedModelError,
     ValidationError,
 )
-from arrow_quant_v2.export import convert, export_safetensors, export_v2_extended
+from arrow_quant_v2.export import export_safetensors, export_v2_extended
 from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
 

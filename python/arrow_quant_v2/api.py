@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
-from arrow_quant_v2.errors import ConfigurationError
+from arrow_quant_v2.errors import CancelledError, ConfigurationError
+from arrow_quant_v2.export import refuse_existing
+from arrow_quant_v2.model_file import QuantizedModel
+from arrow_quant_v2.parquet_input import expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.validate import validate
 
 ProgressCallback = Callable[[str, float], None]
@@ -47,8 +51,9 @@ class ArrowQuantV2:
         """Quantize the weights of a model into a directory of Parquet files.
 
         Args:
-            model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, or a transformers
-                directory.
+            model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, a transformers
+                directory, or a Parquet model of an older layout or ours. An already quantized one is rounded again,
+                with a warning, when ``config`` asks for fewer bits; otherwise UnsupportedModelError names ``convert``.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
             config: default DiffusionQuantConfig.from_profile("local").
             calibration: None or "none"; activations are not used in this version.
@@ -65,9 +70,29 @@ class ArrowQuantV2:
         config = config or DiffusionQuantConfig()
         if calibration is not None:
             config = config.with_overrides(calibration=calibration)
+        callback = _guarded(progress_callback)
+        model = open_parquet_input(pathlib.Path(model_path), config)
+        if model is None:
+            return self._quantize(model_path, output_path, config, callback, overwrite, should_stop)
+        config, warnings = prepare(model, config)
+        refuse_existing(pathlib.Path(output_path), overwrite)
+        with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
+            rest = _part(callback, 0.2, 1, should_stop)
+            result = self._quantize(folder, output_path, config, rest, overwrite, should_stop)
+        return _of_parquet(result, model, warnings)
+
+    def _quantize(
+        self,
+        model_path: PathLike,
+        output_path: PathLike,
+        config: DiffusionQuantConfig,
+        callback: ProgressCallback | None,
+        overwrite: bool,
+        should_stop: StopQuestion | None,
+    ) -> dict[str, Any]:
         options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
         text = core.quantize_model(
-            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback), should_stop
+            os.fspath(model_path), os.fspath(output_path), json.dumps(options), callback, should_stop
         )
         result: dict[str, Any] = json.loads(text)
         return result
@@ -93,6 +118,14 @@ class ArrowQuantV2:
     def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
         """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates."""
         config = config or DiffusionQuantConfig()
+        model = open_parquet_input(pathlib.Path(model_path), config)
+        if model is None:
+            return self._plan(model_path, config)
+        config, warnings = prepare(model, config)
+        with headers_of(model) as folder:
+            return _of_parquet(self._plan(folder, config), model, warnings)
+
+    def _plan(self, model_path: PathLike, config: DiffusionQuantConfig) -> dict[str, Any]:
         options = {**config.to_dict(), "diffusion": self.mode == "diffusion"}
         result: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
         return result
@@ -107,6 +140,35 @@ class ArrowQuantV2:
     ) -> dict[str, Any]:
         """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
         return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
+
+
+def _of_parquet(result: dict[str, Any], model: QuantizedModel, warnings: list[str]) -> dict[str, Any]:
+    """The result with the Parquet model as the source, instead of its expanded copy."""
+    own = result["model_size_mb"]
+    source = model.parquet_bytes / 1e6
+    result.update(
+        source_kind="parquet",
+        source_size_mb=source,
+        compression_ratio=source / own if own else 0.0,
+        warnings=[*warnings, *result["warnings"]],
+    )
+    return result
+
+
+def _part(
+    callback: ProgressCallback | None, begin: float, end: float, should_stop: StopQuestion | None
+) -> ProgressCallback | None:
+    """A callback for a part of the run, which asks whether to stop too."""
+    if callback is None and should_stop is None:
+        return None
+
+    def call(message: str, fraction: float) -> None:
+        if should_stop is not None and should_stop():
+            raise CancelledError("stopped on request")
+        if callback is not None:
+            callback(message, begin + (end - begin) * fraction)
+
+    return call
 
 
 def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:

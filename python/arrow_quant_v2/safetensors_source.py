@@ -17,13 +17,15 @@ from arrow_quant_v2._native import core
 class SourceTensor:
     """Bytes of one tensor, with its torch dtype name and shape.
 
-    ``scales``: of an 8-bit float weight, broadcast to its shape; None for all others.
+    ``scales``: of an 8-bit float weight, broadcast to its shape; None for all others. ``kept_dtype``: the type in which
+    a quantized model keeps it where that is not ``dtype``.
     """
 
     dtype: str
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float32] | None = None
+    kept_dtype: str | None = None
 
     def to_float32(self) -> npt.NDArray[np.float32]:
         """Values of a floating-point tensor in its own shape. Raises ConfigurationError for other types."""
@@ -32,9 +34,9 @@ class SourceTensor:
 
     def kept_bytes(self) -> bytes:
         """Bytes that a quantized model has of this tensor when it keeps it."""
-        if self.scales is None:
+        if self.kept_dtype is None:
             return self.data.tobytes()
-        return bytes(core.from_float32(self.to_float32(), "bfloat16"))
+        return bytes(core.from_float32(self.to_float32(), self.kept_dtype))
 
 
 class SafetensorsSource:
@@ -57,8 +59,9 @@ class SafetensorsSource:
         """One tensor; its bytes are a view into the mapped file."""
         t = self._tensors[key]
         shape = tuple(t["shape"])
-        scales = self._scales(t["scale"], shape) if "scale" in t else None
-        return SourceTensor(t["dtype"], shape, self._bytes(t), scales)
+        if "scale" not in t:
+            return SourceTensor(t["dtype"], shape, self._bytes(t))
+        return SourceTensor(t["dtype"], shape, self._bytes(t), self._scales(t["scale"], shape), "bfloat16")
 
     def _bytes(self, place: dict[str, Any]) -> npt.NDArray[np.uint8]:
         file = place["file"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from arrow_quant_v2._native import core
 from arrow_quant_v2.errors import CancelledError, ValidationError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+from arrow_quant_v2.parquet_input import ParquetSource, open_parquet_input
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
 
 
@@ -34,7 +35,8 @@ def validate(
         ValidationError: shapes of a tensor differ. ModelNotFoundError, CorruptFileError. CancelledError:
         ``should_stop`` was true between two tensors.
     """
-    source = SafetensorsSource(pathlib.Path(original))
+    parquet = open_parquet_input(pathlib.Path(original))
+    source = SafetensorsSource(pathlib.Path(original)) if parquet is None else ParquetSource(parquet)
     model = QuantizedModel(quantized)
     names = source.names()
     layers: list[dict[str, Any]] = []

@@ -104,8 +104,8 @@ void ApplyScalePlan(const ScalePlan& scales, const SourceComponent& component, s
 Resolved Resolve(const fs::path& input, const ModelOptions& options) {
   Resolved r{ResolveModel(input, {.components = options.components, .variant = options.variant}), {}, {}, {}, 0};
   if (r.source.kind == SourceKind::kParquet) {
-    throw Error(ErrorCode::kUnsupported, "a Parquet model is no input for quantizing",
-                {.file = input.string(), .remedy = "Quantize the safetensors model that it was made from."});
+    throw Error(ErrorCode::kUnsupported, "the core quantizes safetensors only, and this is a Parquet model",
+                {.file = input.string(), .remedy = "Use arrow-quant quantize, or export it to safetensors first."});
   }
   r.result.source_kind = SourceKindName(r.source.kind);
   r.result.bit_width = options.bit_width;
