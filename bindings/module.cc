@@ -17,6 +17,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/kernels/to_float32.h"
+#include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
@@ -50,10 +51,10 @@ struct News {
   bool done = false;
 };
 
-// Runs the job on a thread of its own; this one reports progress and listens to Ctrl-C every 50 ms.
+// Runs the job on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop every 50 ms.
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
-                            const nb::object& callback, const StatisticsSource* statistics,
-                            const std::string& calibration_kind) {
+                            const nb::object& callback, const nb::object& should_stop,
+                            const StatisticsSource* statistics, const std::string& calibration_kind) {
   const ModelCalibration calibration{statistics, calibration_kind, {}};
   const ModelOptions options = ModelOptionsFromJson(options_json);
   // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
@@ -94,6 +95,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
       if (!callback.is_none() && fraction > shown) callback(message, fraction);
       shown = std::max(shown, fraction);
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!should_stop.is_none() && nb::cast<bool>(should_stop())) job.request_stop();
     } catch (...) {
       job.request_stop();
       const nb::gil_scoped_release release;
@@ -221,8 +223,8 @@ NB_MODULE(_core, m) {
   BindStatistics(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
-        "statistics"_a.none() = nb::none(), "calibration"_a = "none",
-        "Quantize a model; returns the result as JSON text.");
+        "should_stop"_a.none() = nb::none(), "statistics"_a.none() = nb::none(), "calibration"_a = "none",
+        "Quantize a model; returns the result as JSON text. CancelledError once should_stop() is true.");
   m.def(
       "plan_model",
       [](const std::string& input, const std::string& options_json, const StatisticsSource* statistics,
@@ -232,6 +234,15 @@ NB_MODULE(_core, m) {
       },
       "input"_a, "options_json"_a, "statistics"_a.none() = nb::none(), "calibration"_a = "none",
       "What quantize_model would do, from headers only, as JSON text.");
+  m.def(
+      "source_kind",
+      [](const std::string& path, std::vector<std::string> components, std::optional<std::string> variant) {
+        const nb::gil_scoped_release release;
+        const ModelSource source =
+            ResolveModel(path, {.components = std::move(components), .variant = std::move(variant)});
+        return std::string(SourceKindName(source.kind));
+      },
+      "path"_a, "components"_a, "variant"_a.none(), "file, model, pipeline or parquet.");
   m.def(
       "source_tensors",
       [](const std::string& path) {

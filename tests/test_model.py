@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -24,16 +23,9 @@ from arrow_quant_v2 import (
     ValidationError,
 )
 from arrow_quant_v2.safetensors_source import SafetensorsSource
-from helpers import write_safetensors
+from helpers import digest, write_safetensors, write_sparse_model
 
 BASE = ArrowQuantV2("base")
-
-
-def digest(directory: pathlib.Path) -> str:
-    h = hashlib.sha256()
-    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
-        h.update(str(file.relative_to(directory)).encode() + file.read_bytes())
-    return h.hexdigest()
 
 
 def small_model(path: pathlib.Path, **extra: np.ndarray) -> pathlib.Path:
@@ -200,12 +192,7 @@ def test_keyboard_interrupt_in_callback_stops(tmp_path, demo_model):
 
 
 def test_ctrl_c_stops_within_a_second(tmp_path):
-    source = tmp_path / "m"
-    source.mkdir()
-    with (source / "model.safetensors").open("wb") as file:  # 8 GB of zeros that take no space on the disk
-        header = b'{"blocks.0.attn.to_q.weight":{"dtype":"F32","shape":[65536,32768],"data_offsets":[0,8589934592]}}'
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 8589934592)
+    source = write_sparse_model(tmp_path / "m", rows=65536, columns=32768)  # 8 GB
     script = "import sys; from arrow_quant_v2 import ArrowQuantV2; ArrowQuantV2('base').quantize(*sys.argv[1:], 4, 64)"
     run = subprocess.Popen([sys.executable, "-c", script, str(source), str(tmp_path / "q")], stderr=subprocess.PIPE)
     while not list(tmp_path.glob(".q.partial-*")) and run.poll() is None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
+from arrow_quant_v2.arrays import to_float32
 from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError
 
 FloatArray = npt.NDArray[np.float32]
@@ -64,7 +65,7 @@ class QuantizedLayer:
 
 
 def quantize_layer(
-    weight: npt.ArrayLike,
+    weight: Any,
     hessian: npt.ArrayLike | None = None,
     bit_width: int = 4,
     group_size: int = 128,
@@ -80,9 +81,9 @@ def quantize_layer(
     """Quantize a weight [out, in, ...], grouped along the flattened input axes.
 
     Args:
-        weight: at least 1-D, not empty, converted to float32; finite.
-        hessian: second moment E[x x^T] of the inputs, [n, n] with n the flattened input axes, converted to float32;
-            finite.
+        weight: array-like or an Arrow array, at least 1-D, not empty, finite. float32 in C order is read where it lies,
+            anything else is converted to it.
+        hessian: second moment E[x x^T] of the inputs, [n, n] with n the flattened input axes, as for the weight.
         bit_width: 2, 3, 4 or 8.
         group_size: at least 1, or -1 for one group per output channel.
         grid: "affine", or "residual_binary" (2 bits only): middle +- scale +- residual_scale.
@@ -98,15 +99,13 @@ def quantize_layer(
 
     Raises:
         ShapeMismatchError: an empty weight, or a hessian of another shape. QuantizationError: NaN or Inf.
-        ConfigurationError: any other argument.
+        ConfigurationError: a wrong argument, no real numbers.
     """
     array, matrix = _as_matrix(weight)
     moment = None if hessian is None else _as_hessian(hessian, matrix.shape[1])
     method = _choose(rounding, moment is not None, fit, grid)
     if method == "ldlq":
-        values = core.round_matrix(
-            matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads
-        )
+        values = core.round_matrix(matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads)
     elif method == "min_max":
         values = _min_max(matrix, bit_width, group_size, num_threads)
     else:
@@ -118,16 +117,16 @@ def quantize_layer(
     return dataclasses.replace(layer, report=report)
 
 
-def _as_matrix(weight: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _as_matrix(weight: Any) -> tuple[FloatArray, FloatArray]:
     """The weight as float32 in its own shape and as [rows, cols]."""
-    array = np.ascontiguousarray(weight, dtype=np.float32)
+    array = to_float32(weight)
     if array.ndim == 0 or array.size == 0:
         raise ShapeMismatchError(f"the weight has the shape {array.shape}. Give at least one row.")
     return array, array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(1, -1)
 
 
-def _as_hessian(hessian: npt.ArrayLike, cols: int) -> FloatArray:
-    array = np.ascontiguousarray(hessian, dtype=np.float32)
+def _as_hessian(hessian: Any, cols: int) -> FloatArray:
+    array = to_float32(hessian)
     if array.shape != (cols, cols):
         raise ShapeMismatchError(
             f"the hessian has the shape {array.shape}, but the weight has {cols} input channels. "

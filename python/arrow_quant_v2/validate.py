@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.errors import ValidationError
+from arrow_quant_v2.errors import CancelledError, ValidationError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+from arrow_quant_v2.parquet_input import ParquetSource, open_parquet_input
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
 
 
-def validate(original: str, quantized: str, min_accuracy: float | None = None) -> dict[str, Any]:
+def validate(
+    original: str,
+    quantized: str,
+    min_accuracy: float | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Weight cosine and SQNR of every quantized tensor, and whether kept tensors are unchanged.
 
     Returns:
@@ -25,9 +32,11 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
         cosine at or above it.
 
     Raises:
-        ValidationError: shapes of a tensor differ. ModelNotFoundError, CorruptFileError.
+        ValidationError: shapes of a tensor differ. ModelNotFoundError, CorruptFileError. CancelledError:
+        ``should_stop`` was true between two tensors.
     """
-    source = SafetensorsSource(pathlib.Path(original))
+    parquet = open_parquet_input(pathlib.Path(original))
+    source = SafetensorsSource(pathlib.Path(original)) if parquet is None else ParquetSource(parquet)
     model = QuantizedModel(quantized)
     names = source.names()
     layers: list[dict[str, Any]] = []
@@ -36,6 +45,8 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
     total = np.zeros(4)
     count = 0
     for tensor in model:
+        if should_stop is not None and should_stop():
+            raise CancelledError("stopped on request")
         key = (tensor.component, tensor.name)
         if key not in names:
             extra.append(tensor.name)
@@ -46,7 +57,7 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
         if original_tensor.shape != tensor.shape:
             raise ValidationError(f"tensor '{tensor.name}': shape {tensor.shape} was {original_tensor.shape}")
         if not tensor.quantized:
-            if original_tensor.data.tobytes() != tensor.data.tobytes():
+            if original_tensor.kept_bytes() != tensor.data.tobytes():
                 changed.append(tensor.name)
             continue
         sums = _sums(original_tensor, tensor)

@@ -22,7 +22,7 @@ TensorRecord BaseRecord(const TensorInfo& info, const TensorReport& report, cons
   TensorRecord record;
   record.layer_name = info.name;
   for (std::int64_t d : info.shape) record.shape.push_back(static_cast<std::uint64_t>(d));
-  record.dtype = TorchName(info.dtype);
+  record.dtype = report.dtype;
   record.num_params = static_cast<std::uint64_t>(info.num_elements);
   record.is_diffusion_model = !modality.empty();
   if (!modality.empty()) record.modality = modality;
@@ -135,7 +135,8 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
 }
 
 void ComponentWriting::AppendKept(const TensorInfo& info, const TensorOutcome& outcome) {
-  const auto bytes = component_.checkpoint.Data(info);
+  const std::span<const std::byte> bytes =
+      outcome.replacement.empty() ? component_.checkpoint.Data(info) : std::span(outcome.replacement);
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   TensorRecord record = BaseRecord(info, outcome.report, modality_);
   const std::uint64_t rows = info.shape.empty() ? 1 : static_cast<std::uint64_t>(info.shape[0]);

@@ -15,7 +15,9 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/model/keep_list.h"
+#include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
+#include "arrow_quant/orchestrate/float8_weight.h"
 #include "arrow_quant/orchestrate/model_writing.h"
 #include "arrow_quant/orchestrate/staging_directory.h"
 #include "arrow_quant/orchestrate/tensor_quantizer.h"
@@ -29,22 +31,18 @@ namespace fs = std::filesystem;
 struct TensorPlan {
   TensorDecision decision;
   int bits = 0;
+  const ScaleShape* scale = nullptr;  // of an 8-bit float weight
+  bool merged = false;                // is itself such a scale, and ends with its weight
 };
 
 struct Resolved {
   ModelSource source;
+  std::vector<ScalePlan> scales;               // per component
   std::vector<std::vector<TensorPlan>> plans;  // per component, per tensor
   ModelResult result;
   Strategy strategy;
   std::int64_t weights_to_quantize = 0;
 };
-
-void RefuseScaledFloat8(const SourceComponent& component) {
-  if (component.scale_for.empty()) return;
-  const auto& [weight, scale] = *component.scale_for.begin();
-  throw Error(ErrorCode::kUnsupported, "an 8-bit float weight with a scale beside it ('" + scale + "')",
-              {.tensor = weight, .remedy = "Convert the model to bfloat16 with its own tools first."});
-}
 
 // The width of single layers: an exact name, with or without ".weight", before the regular expressions.
 class LayerBits {
@@ -119,11 +117,26 @@ const char* MethodName(const Strategy& strategy) {
   return strategy.error_feedback ? "ldlq" : UsesFittedGrid(strategy) ? "fitted" : "min_max";
 }
 
+// Marks the weights that have scales, and the scales, which end with their weights.
+void ApplyScalePlan(const ScalePlan& scales, const SourceComponent& component, std::vector<TensorPlan>& plans,
+                    ModelResult& result) {
+  const auto& tensors = component.checkpoint.tensors();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (const auto merged = scales.merged.find(tensors[i].name); merged != scales.merged.end()) {
+      plans[i] = {};
+      plans[i].merged = true;
+      result.merged.push_back({tensors[i].name, component.name, merged->second});
+    }
+    const auto found = scales.weights.find(tensors[i].name);
+    if (found != scales.weights.end()) plans[i].scale = &found->second;
+  }
+}
+
 Resolved Resolve(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration) {
   Resolved r{ResolveModel(input, {.components = options.components, .variant = options.variant}), {}, {}, {}, 0};
   if (r.source.kind == SourceKind::kParquet) {
-    throw Error(ErrorCode::kUnsupported, "a Parquet model is no input for quantizing",
-                {.file = input.string(), .remedy = "Quantize the safetensors model that it was made from."});
+    throw Error(ErrorCode::kUnsupported, "the core quantizes safetensors only, and this is a Parquet model",
+                {.file = input.string(), .remedy = "Use arrow-quant quantize, or export it to safetensors first."});
   }
   r.result.source_kind = SourceKindName(r.source.kind);
   r.result.bit_width = options.bit_width;
@@ -140,16 +153,21 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
                        .quantize_patterns = options.quantize_patterns,
                        .transposed_patterns = options.transposed_patterns});
   for (const SourceComponent& component : r.source.components) {
-    RefuseScaledFloat8(component);
+    r.scales.push_back(PlanScales(component.scale_for, component.checkpoint.tensors(), component.config_json));
+  }
+  for (std::size_t c = 0; c < r.source.components.size(); ++c) {
+    const SourceComponent& component = r.source.components[c];
     const auto& tensors = component.checkpoint.tensors();
     r.plans.push_back(PlanTensors(tensors, keep.Decide(tensors, ReadArchitecture(component.config_json, tensors)),
                                   LayerBits(options)));
+    ApplyScalePlan(r.scales[c], component, r.plans.back(), r.result);
     for (const std::string& pattern : keep.UnmatchedPatterns(tensors)) {
       r.result.warnings.push_back("pattern '" + pattern + "' fits no tensor");
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      r.result.num_params += tensors[i].num_elements;
       r.result.source_bytes += tensors[i].num_bytes;
+      if (r.plans.back()[i].merged) continue;
+      r.result.num_params += tensors[i].num_elements;
       if (r.plans.back()[i].decision.quantize) r.weights_to_quantize += tensors[i].num_elements;
     }
   }
@@ -191,9 +209,10 @@ class ComponentRun {
                 QuantizeOne(begin + static_cast<std::size_t>(i), plans, progress, stop);
           },
           stop);
-      for (const TensorOutcome& outcome : *outcomes) {
-        AddSums(outcome.sums, total);
-        reports.push_back(outcome.report);
+      for (std::size_t i = begin; i < end; ++i) {
+        if (plans[i].merged) continue;
+        AddSums((*outcomes)[i - begin].sums, total);
+        reports.push_back((*outcomes)[i - begin].report);
       }
       WriteBehind(begin, plans, std::move(outcomes));
       begin = end;
@@ -229,10 +248,29 @@ class ComponentRun {
                             const std::function<void(const std::string&, std::int64_t)>& progress,
                             const std::stop_token& stop) {
     const TensorInfo& info = component_.checkpoint.tensors()[i];
-    TensorOutcome outcome = QuantizeTensor(
-        {info, component_.checkpoint.Data(info), plans[i].decision, plans[i].bits, component_.name}, context_,
-        [&](std::int64_t done) { progress(info.name, done); }, stop);
+    if (plans[i].merged) return {};
+    const auto quantize = [&](const TensorInfo& tensor, std::span<const std::byte> bytes) {
+      return QuantizeTensor(
+          {tensor, bytes, plans[i].decision, plans[i].bits, component_.name}, context_,
+          [&](std::int64_t done) { progress(info.name, done); }, stop);
+    };
+    TensorOutcome outcome = plans[i].scale == nullptr ? quantize(info, component_.checkpoint.Data(info))
+                                                      : QuantizeFloat8(info, *plans[i].scale, quantize);
     if (plans[i].decision.quantize) progress_base_ += info.num_elements;
+    return outcome;
+  }
+
+  // A weight with its scale applied; where it is kept, it is stored as bfloat16.
+  template <typename Quantize>
+  TensorOutcome QuantizeFloat8(const TensorInfo& info, const ScaleShape& scale, const Quantize& quantize) const {
+    const ExpandedWeight weight = ExpandFloat8(component_.checkpoint, info, scale);
+    TensorOutcome outcome = quantize(weight.info, weight.bytes());
+    outcome.report.dtype = TorchName(DType::kBF16);
+    outcome.report.source_bytes = info.num_bytes;
+    if (outcome.report.quantized) return outcome;
+    outcome.replacement = ToBFloat16Bytes(weight.values);
+    outcome.report.stored_bytes = static_cast<std::int64_t>(outcome.replacement.size());
+    outcome.report.reason += "; stored as bfloat16 with its scale applied";
     return outcome;
   }
 
@@ -242,6 +280,7 @@ class ComponentRun {
     pending_ = std::async(std::launch::async, [this, begin, &plans, outcomes = std::move(outcomes)] {
       for (std::size_t i = 0; i < outcomes->size(); ++i) {
         const TensorInfo& info = component_.checkpoint.tensors()[begin + i];
+        if (plans[begin + i].merged) continue;
         writing_.Append(info, plans[begin + i].decision.matrix, (*outcomes)[i]);
         component_.checkpoint.Release(info);
       }
@@ -313,16 +352,18 @@ ModelResult PlanModel(const fs::path& input, const ModelOptions& options, const 
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const auto& tensors = r.source.components[c].checkpoint.tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (r.plans[c][i].merged) continue;
       const TensorDecision& decision = r.plans[c][i].decision;
+      const bool scaled = r.plans[c][i].scale != nullptr;
       TensorReport report;
       report.name = tensors[i].name;
       report.component = r.source.components[c].name;
-      report.dtype = TorchName(tensors[i].dtype);
+      report.dtype = TorchName(scaled ? DType::kBF16 : tensors[i].dtype);
       report.shape = tensors[i].shape;
       report.role = LayerRoleName(decision.role);
       report.num_params = tensors[i].num_elements;
       report.source_bytes = tensors[i].num_bytes;
-      report.stored_bytes = tensors[i].num_bytes;
+      report.stored_bytes = scaled ? 2 * tensors[i].num_elements : tensors[i].num_bytes;
       report.method = "kept";
       report.reason = decision.reason;
       if (decision.quantize) {

@@ -127,6 +127,10 @@ std::string ToJson(const ModelResult& result) {
   json["sqnr_db"] = result.sqnr_db;
   json["layers"] = std::move(layers);
   json["kept"] = std::move(kept);
+  json["merged"] = Json::array();
+  for (const MergedTensor& m : result.merged) {
+    json["merged"].push_back({{"name", m.name}, {"component", m.component}, {"into", m.into}});
+  }
   json["fallbacks"] = std::move(fallbacks);
   json["layers_fallen_back"] = fell_back;
   json["fallback_rate"] = FallbackRates(result);

@@ -55,6 +55,13 @@ struct TensorReport {
   std::vector<Fallback> fallbacks;
 };
 
+// A tensor that is not in the output because another holds what it said.
+struct MergedTensor {
+  std::string name;
+  std::string component;
+  std::string into;
+};
+
 // What became of a model.
 struct ModelResult {
   std::string quantized_path;
@@ -73,6 +80,7 @@ struct ModelResult {
   double seconds = 0;
   double peak_memory_mb = 0;
   std::vector<TensorReport> tensors;
+  std::vector<MergedTensor> merged;  // scales of 8-bit float weights, applied to them
   std::vector<std::string> warnings;
 };
 

@@ -5,6 +5,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "arrow_quant/io/tensor_info.h"
 #include "arrow_quant/kernels/kernels.h"
@@ -22,6 +23,8 @@ struct TensorOutcome {
   QuantizedMatrix matrix;
   ErrorSums sums;
   TensorReport report;
+  // Of a kept tensor that cannot stay as the source has it: its bytes, of the dtype in the report.
+  std::vector<std::byte> replacement = {};
 };
 
 // Reads `count` matrix rows from `begin` of a tensor's little-endian bytes as float32, whatever its dtype and output

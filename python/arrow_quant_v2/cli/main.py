@@ -63,9 +63,7 @@ def quantize(
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     mode: Annotated[str, typer.Option(help="diffusion, or base for any model.")] = "diffusion",
     modality: Annotated[str | None, typer.Option(help="text, code, image or audio.")] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="auto, synthetic, none, or a calibration file.")
-    ] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, synthetic, none, or a calibration file.")] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration samples; default the profile's.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="Least cosine of a layer.")] = None,
     fit: Annotated[str | None, typer.Option(help="auto, min_max or fitted.")] = None,
