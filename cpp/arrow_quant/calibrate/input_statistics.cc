@@ -128,7 +128,7 @@ void InputStatistics::Update(const ActivationRows& rows, int group, double time,
   const ActivationRows finite = FiniteRows(rows, buffer);
   if (finite.rows == 0) return;
   AlignedVector<float>& sums = sums_[Slot(group)];
-  if (sums.empty()) sums.resize(static_cast<std::size_t>(channels_ * channels_));
+  if (sums.empty()) sums.assign(static_cast<std::size_t>(channels_ * channels_), 0.0F);
   AccumulateSecondMoment(finite, sums.data(), num_threads);
   AddChannels(static_cast<const float*>(finite.data), finite.rows, group, time);
   counts_[static_cast<std::size_t>(group)] += static_cast<double>(finite.rows);
@@ -167,7 +167,7 @@ void InputStatistics::Merge(const InputStatistics& other) {
   }
   for (std::size_t s = 0; s < sums_.size(); ++s) {
     if (other.sums_[s].empty()) continue;
-    if (sums_[s].empty()) sums_[s].resize(other.sums_[s].size());
+    if (sums_[s].empty()) sums_[s].assign(other.sums_[s].size(), 0.0F);
     for (std::size_t i = 0; i < sums_[s].size(); ++i) sums_[s][i] += other.sums_[s][i];
   }
   for (int g = 0; g < options_.groups; ++g) {
@@ -192,7 +192,7 @@ AlignedVector<float> InputStatistics::SecondMoment(const std::vector<double>& we
                                                  std::to_string(counts_.size()) + " time groups");
   }
   const auto n = static_cast<std::size_t>(channels_);
-  AlignedVector<float> full(n * n);
+  AlignedVector<float> full(n * n, 0.0F);
   double total = 0;
   for (std::size_t g = 0; g < counts_.size(); ++g) total += counts_[g] * (weighted ? weights[g] : 1);
   if (!(total > 0)) return full;

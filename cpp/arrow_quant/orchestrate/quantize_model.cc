@@ -133,7 +133,8 @@ void ApplyScalePlan(const ScalePlan& scales, const SourceComponent& component, s
 }
 
 Resolved Resolve(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration) {
-  Resolved r{ResolveModel(input, {.components = options.components, .variant = options.variant}), {}, {}, {}, 0};
+  Resolved r;
+  r.source = ResolveModel(input, {.components = options.components, .variant = options.variant});
   if (r.source.kind == SourceKind::kParquet) {
     throw Error(ErrorCode::kUnsupported, "the core quantizes safetensors only, and this is a Parquet model",
                 {.file = input.string(), .remedy = "Use arrow-quant quantize, or export it to safetensors first."});

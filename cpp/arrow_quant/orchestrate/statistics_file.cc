@@ -29,7 +29,7 @@ AlignedVector<float> UpperTriangle(const AlignedVector<float>& full, std::int64_
 
 AlignedVector<float> FromUpperTriangle(const AlignedVector<float>& upper, std::int64_t n, const std::string& file) {
   if (upper.size() != static_cast<std::size_t>(n * (n + 1) / 2)) ThrowCorrupt(file, "a second moment has another size");
-  AlignedVector<float> full(static_cast<std::size_t>(n * n));
+  AlignedVector<float> full(static_cast<std::size_t>(n * n), 0.0F);
   const float* from = upper.data();
   for (std::int64_t i = 0; i < n; ++i) {
     std::copy(from, from + (n - i), full.begin() + i * n + i);

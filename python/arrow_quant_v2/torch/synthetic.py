@@ -90,7 +90,7 @@ def _input_makers(model: nn.Module) -> dict[str, InputMaker]:
         # Transformers keep one more class for "no class"; it is left out, as in ordinary sampling.
         makers["class_labels"] = lambda n, g: torch.randint(0, int(classes), (n,), generator=g)
     unknown = [n for n in names[1:] if n != "timestep" and _is_required(parameters[n]) and n not in makers]
-    if unknown or _get(config, "cross_attention_dim") and "class_labels" not in makers:
+    if unknown or (_get(config, "cross_attention_dim") and "class_labels" not in makers):
         raise UnsupportedModelError(
             f"{type(model).__name__}: its condition ({', '.join(unknown) or 'encoder_hidden_states'}) cannot be made "
             "up. Give samples, or a pipeline with prompts."
