@@ -104,9 +104,7 @@ def quantize_layer(
     moment = None if hessian is None else _as_hessian(hessian, matrix.shape[1])
     method = _choose(rounding, moment is not None, fit, grid)
     if method == "ldlq":
-        values = core.round_matrix(
-            matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads
-        )
+        values = core.round_matrix(matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads)
     elif method == "min_max":
         values = _min_max(matrix, bit_width, group_size, num_threads)
     else:
