@@ -40,8 +40,9 @@ class StoredTensor:
     Quantized: ``data`` are codes packed LSB-first over the matrix [rows, cols] (``quant_axis`` moved to the front,
     the first ``row_rank`` axes are rows), value = scale * (code - zero_point), one scale and zero point per row and
     ``group_size`` columns. Grid "residual_binary" has 2 bits: value = zero_point +- scale +- residual_scale, plus where
-    bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Kept: ``data`` are raw little-endian values of ``dtype``
-    and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in ``expanded`` instead.
+    bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Kept: ``data`` are raw
+    little-endian values of ``dtype`` and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in
+    ``expanded`` instead.
     """
 
     name: str

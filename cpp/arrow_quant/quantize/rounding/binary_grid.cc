@@ -44,9 +44,11 @@ class BinaryFit {
     }
   }
 
-  Vector3 Best(std::size_t r) const {
-    return {static_cast<double>(best_[r]), static_cast<double>(best_[stride_ + r]),
-            static_cast<double>(best_[2 * stride_ + r])};
+  // In stored precision; a constant group exactly.
+  BinaryParams Best(std::size_t r) const {
+    if (low_[r] == high_[r]) return {low_[r], 0.0F, 0.0F};
+    return StoredBinary({static_cast<double>(best_[r]), static_cast<double>(best_[stride_ + r]),
+                         static_cast<double>(best_[2 * stride_ + r])});
   }
 
  private:
@@ -189,7 +191,7 @@ void FitBinaryGroup(Panel& panel, std::int64_t group, const float* columns, cons
   BinaryFit fit(columns, importance, count, panel.stride);
   fit.Run();
   for (std::int64_t r = 0; r < panel.rows; ++r) {
-    const BinaryParams grid = StoredBinary(fit.Best(static_cast<std::size_t>(r)));
+    const BinaryParams grid = fit.Best(static_cast<std::size_t>(r));
     panel.Grid(panel.zero_points, group)[r] = grid.middle;
     panel.Grid(panel.scales, group)[r] = grid.scale;
     panel.Grid(panel.residual_scales, group)[r] = grid.residual_scale;

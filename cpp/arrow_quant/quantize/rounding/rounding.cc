@@ -46,8 +46,9 @@ void CheckWeight(MatrixView<const float> weight) {
 std::vector<std::int32_t> ByFallingDiagonal(const HessianMetric& metric, std::int64_t begin, std::int64_t count) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), static_cast<std::int32_t>(begin));
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::int32_t a, std::int32_t b) { return metric.Diagonal(a) > metric.Diagonal(b); });
+  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return metric.Diagonal(a) > metric.Diagonal(b) || (metric.Diagonal(a) == metric.Diagonal(b) && a < b);
+  });
   return order;
 }
 
@@ -151,7 +152,7 @@ void RoundPanels(const RoundingProblem& problem, int threads, const std::stop_to
 }  // namespace
 
 RoundingResult RoundWithHessian(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
-                                std::stop_token stop) {
+                                const std::stop_token& stop) {
   RoundingResult result;
   result.matrix = Allocate(weight, options);
   if (weight.size() == 0) return result;
@@ -164,7 +165,7 @@ RoundingResult RoundWithHessian(MatrixView<const float> weight, const float* hes
 }
 
 QuantizedMatrix RoundNearest(MatrixView<const float> weight, const float* importance, const RoundingOptions& options,
-                             std::stop_token stop) {
+                             const std::stop_token& stop) {
   QuantizedMatrix out = Allocate(weight, options);
   if (weight.size() == 0) return out;
   const std::vector<float> ones(importance == nullptr ? static_cast<std::size_t>(weight.cols) : 0, 1.0F);

@@ -43,12 +43,12 @@ struct RoundingResult {
 //
 // Throws Error kInvalidArgument for options out of range, kQuantization for NaN or Inf (naming the place), kCancelled.
 RoundingResult RoundWithHessian(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
-                                std::stop_token stop = {});
+                                const std::stop_token& stop = {});
 
 // Nearest rounding on grids fitted by least squares, each column weighted by `importance` [cols], for example the
 // diagonal of H; null: all the same. Values that are not positive count as the mean. Of the options bits, group_size,
 // grid and num_threads matter. The same guarantees and errors.
 QuantizedMatrix RoundNearest(MatrixView<const float> weight, const float* importance, const RoundingOptions& options,
-                             std::stop_token stop = {});
+                             const std::stop_token& stop = {});
 
 }  // namespace arrow_quant
