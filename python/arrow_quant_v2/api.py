@@ -12,7 +12,7 @@ from typing import Any
 from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import CancelledError, ConfigurationError
-from arrow_quant_v2.export import refuse_existing
+from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.model_file import QuantizedModel
 from arrow_quant_v2.parquet_input import expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.validate import validate
@@ -76,6 +76,7 @@ class ArrowQuantV2:
             return self._quantize(model_path, output_path, config, callback, overwrite, should_stop)
         config, warnings = prepare(model, config)
         refuse_existing(pathlib.Path(output_path), overwrite)
+        refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
         with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
             rest = _part(callback, 0.2, 1, should_stop)
             result = self._quantize(folder, output_path, config, rest, overwrite, should_stop)

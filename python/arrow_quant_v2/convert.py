@@ -8,6 +8,7 @@ from typing import Any
 
 from arrow_quant_v2.api import ArrowQuantV2, ProgressCallback
 from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.model_file import QuantizedModel
 from arrow_quant_v2.parquet_input import expanded_model, modality_of, name_patterns
 
@@ -28,6 +29,8 @@ def convert(
     quantize_diffusion_model; its cosine tells what the second rounding cost.
     """
     model = QuantizedModel(source, msb_first=msb_first)
+    refuse_existing(pathlib.Path(output), overwrite)
+    refuse_output_over_input(model.path, pathlib.Path(output))
     widths = {e.name: e.bits for e in model.entries if e.quantized}
     if config is None:
         config = DiffusionQuantConfig(
