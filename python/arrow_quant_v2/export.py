@@ -82,7 +82,10 @@ def refuse_existing(target: pathlib.Path, overwrite: bool) -> None:
     if not overwrite:
         problem, remedy = "the output exists and is not empty", "Choose another output or use --overwrite."
     elif not any(file.suffix in (".parquet", ".safetensors") for at in ("*", "*/*") for file in target.glob(at)):
-        problem, remedy = "the output holds no model, so it is not replaced", "Choose another output, or empty it yourself."
+        problem, remedy = (
+            "the output holds no model, so it is not replaced",
+            "Choose another output, or empty it yourself.",
+        )
     else:
         return
     raise ConfigurationError.compose(problem, file=str(target), remedy=remedy)
