@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from arrow_quant_v2 import ArrowQuantV2, ConfigurationError, export_safetensors
-from helpers import write_safetensors
+from helpers import write_safetensors, write_sparse_model
 
 NAME = "blocks.0.attn.to_q.weight"
 
@@ -105,3 +107,26 @@ def test_overwrite_replaces_models_only_and_never_the_input(tmp_path, model):
     with pytest.raises(ConfigurationError, match="replace the input"):
         export_safetensors(tmp_path / "q", tmp_path / "q", overwrite=True)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(tmp_path, number, code):
+    source = write_sparse_model(tmp_path / "m", rows=65536, columns=16384)
+    command = [sys.executable, "-m", "arrow_quant_v2.cli.main", "quantize", source, tmp_path / "q", "--mode", "base"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while not list(tmp_path.glob(".q.partial-*")) and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(number)
+    assert run.returncode == code
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+def test_validation_of_another_model(tmp_path, model):
+    ArrowQuantV2("base").quantize(model, tmp_path / "q")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_safetensors(other / "model.safetensors", {NAME: np.ones((8, 8), np.float32)})
+    run = cli("validate", other, tmp_path / "q")
+    assert run.returncode == 3
+    assert NAME in run.stderr
+    assert cli("validate", model, tmp_path / "q", "--min-accuracy", "7").returncode == 2

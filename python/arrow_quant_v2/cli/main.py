@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -228,6 +229,8 @@ def main() -> None:
     """Entry point: exit codes 0 fine, 1 quality failed, 2 usage, 3 bad input; no traceback unless --debug is given."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
+    # As Ctrl-C: a run stops and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name="arrow-quant")
     except ArrowQuantError as error:
