@@ -167,3 +167,16 @@ def test_errors_of_a_callback_are_logged_once(tmp_path, demo_model, caplog, kind
     run = QUANTIZER.quantize_diffusion_model(demo_model, tmp_path / "q", config, progress_callback=callback)
     assert asyncio.run(run)["layers"]
     assert [r.message for r in caplog.records] == ["the progress callback failed; the run goes on"]
+
+
+def test_two_runs_with_one_output_do_not_mix(tmp_path, demo_model):
+    async def both():
+        runs = [QUANTIZER.quantize(demo_model, tmp_path / "q", bits) for bits in (4, 8)]
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    results = asyncio.run(both())
+    assert sorted(type(result).__name__ for result in results) == ["ConfigurationError", "dict"]
+    (won,) = [result for result in results if isinstance(result, dict)]
+    ArrowQuantV2().quantize(demo_model, tmp_path / "alone", won["bit_width"])
+    assert digest(tmp_path / "q") == digest(tmp_path / "alone")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "q"]

@@ -14,6 +14,7 @@ from arrow_quant_v2 import (
     DiffusionQuantConfig,
     QuantizedModel,
     UnsupportedModelError,
+    convert,
 )
 from helpers import digest, write_safetensors
 from parquet_files import EXTENDED, PYTHON, RUST, rust_row, write_rows
@@ -110,8 +111,9 @@ def test_nothing_to_gain_is_refused_with_the_remedy(tmp_path, make, use):
         "plan": lambda: BASE.plan(source, config),
         "quantize": lambda: BASE.quantize_diffusion_model(source, tmp_path / "q", config),
     }[use]
-    with pytest.raises(UnsupportedModelError, match=r"already quantized, to 8 bits.*arrow-quant convert") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"already quantized, to 8 bits") as caught:
         act()
+    assert ("arrow-quant convert" in caught.value.remedy) == (make is not ours)
     assert caught.value.tensor == NAME
     assert not (tmp_path / "q").exists()
 
@@ -198,3 +200,12 @@ def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="are needed"):
         BASE.quantize(source, tmp_path / "q")
     assert {p.name for p in tmp_path.iterdir()} == {"m"}
+
+
+def test_convert_keeps_widths_and_refuses_our_own_layout(tmp_path):
+    result = convert(extended(tmp_path / "m"), tmp_path / "new")
+    assert (result["bit_width"], result["source_kind"]) == (8, "parquet")
+    assert result["source_size_mb"] == QuantizedModel(tmp_path / "m").parquet_bytes / 1e6
+    with pytest.raises(UnsupportedModelError, match="in this layout already"):
+        convert(tmp_path / "new", tmp_path / "again")
+    assert {p.name for p in tmp_path.iterdir()} == {"m", "new"}

@@ -14,9 +14,8 @@ from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration import Calibration, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import CancelledError, ConfigurationError
-from arrow_quant_v2.export import refuse_existing
-from arrow_quant_v2.model_file import QuantizedModel
-from arrow_quant_v2.parquet_input import expanded_model, headers_of, open_parquet_input, prepare
+from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
+from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.validate import validate
 
 ProgressCallback = Callable[[str, float], None]
@@ -83,10 +82,11 @@ class ArrowQuantV2:
             return self._quantize(model_path, output_path, config, calibration, callback, overwrite, should_stop)
         config, warnings = prepare(model, config)
         refuse_existing(pathlib.Path(output_path), overwrite)
+        refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
         with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
             rest = _part(callback, 0.2, 1, should_stop)
             result = self._quantize(folder, output_path, config, calibration, rest, overwrite, should_stop)
-        return _of_parquet(result, model, warnings)
+        return as_parquet_result(result, model, warnings)
 
     def _quantize(
         self,
@@ -158,7 +158,7 @@ class ArrowQuantV2:
             return self._plan(model_path, config)
         config, warnings = prepare(model, config)
         with headers_of(model) as folder:
-            return _of_parquet(self._plan(folder, config), model, warnings)
+            return as_parquet_result(self._plan(folder, config), model, warnings)
 
     def _plan(self, model_path: PathLike, config: DiffusionQuantConfig) -> dict[str, Any]:
         kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
@@ -176,19 +176,6 @@ class ArrowQuantV2:
     ) -> dict[str, Any]:
         """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
         return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
-
-
-def _of_parquet(result: dict[str, Any], model: QuantizedModel, warnings: list[str]) -> dict[str, Any]:
-    """The result with the Parquet model as the source, instead of its expanded copy."""
-    own = result["model_size_mb"]
-    source = model.parquet_bytes / 1e6
-    result.update(
-        source_kind="parquet",
-        source_size_mb=source,
-        compression_ratio=source / own if own else 0.0,
-        warnings=[*warnings, *result["warnings"]],
-    )
-    return result
 
 
 def _part(

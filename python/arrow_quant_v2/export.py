@@ -43,6 +43,7 @@ def export_safetensors(
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ConfigurationError(f"dtype is {dtype!r}. Use float16, bfloat16 or float32.", code="configuration")
     model = quantized if isinstance(quantized, QuantizedModel) else QuantizedModel(quantized, msb_first=msb_first)
+    refuse_output_over_input(model.path, pathlib.Path(output))
     with staged(pathlib.Path(output), overwrite) as folder:
         _copy_side_files(model.path, folder)
         written = _write_shards(model, folder, dtype, progress_callback)
@@ -60,6 +61,7 @@ def export_v2_extended(
     """
     model = QuantizedModel(quantized)
     total = {"files": 0, "bytes": 0, "max_error": 0.0}
+    refuse_output_over_input(model.path, pathlib.Path(output))
     with staged(pathlib.Path(output), overwrite) as folder:
         _copy_side_files(model.path, folder)
         writer = core.CompatWriter(str(folder))
@@ -75,9 +77,25 @@ def export_v2_extended(
 
 def refuse_existing(target: pathlib.Path, overwrite: bool) -> None:
     """Raise ConfigurationError where something would be overwritten that must not be."""
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(
-            f"{target}: exists and is not empty. Choose another output or use --overwrite.", file=str(target)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        problem, remedy = "the output exists and is not empty", "Choose another output or use --overwrite."
+    elif not any(file.suffix in (".parquet", ".safetensors") for at in ("*", "*/*") for file in target.glob(at)):
+        problem, remedy = (
+            "the output holds no model, so it is not replaced",
+            "Choose another output, or empty it yourself.",
+        )
+    else:
+        return
+    raise ConfigurationError.compose(problem, file=str(target), remedy=remedy)
+
+
+def refuse_output_over_input(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Raise ConfigurationError where the output would take the place of what is read."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise ConfigurationError.compose(
+            f"the output would replace the input '{source}'", file=str(target), remedy="Choose another output."
         )
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ResourceError, UnsupportedModelError
 from arrow_quant_v2.export import expanded_dtype, export_safetensors, safetensors_name, shards_of
-from arrow_quant_v2.model_file import QuantizedModel, StoredTensor, read_json
+from arrow_quant_v2.model_file import OUR_LAYOUT, QuantizedModel, StoredTensor, read_json
 from arrow_quant_v2.safetensors_source import SourceTensor
 
 _BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
@@ -61,8 +62,12 @@ def prepare(model: QuantizedModel, config: DiffusionQuantConfig) -> tuple[Diffus
             "add error",
             file=str(model.path),
             tensor=widest.name,
-            remedy="Use arrow-quant convert to bring it into this layout as it is, ask for fewer bits, or quantize the "
-            "original float model.",
+            remedy=(
+                "Use it as it is, ask for fewer bits, or quantize the original float model."
+                if widest.layout == OUR_LAYOUT
+                else "Use arrow-quant convert to bring it into this layout at its own width, ask for fewer bits, or "
+                "quantize the original float model."
+            ),
         )
     config = config.with_overrides(
         quantize_patterns=[*config.quantize_patterns, *name_patterns(e.name for e in quantized)]
@@ -159,6 +164,19 @@ def _write_hollow(entries: list[StoredTensor], path: pathlib.Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + offset)
+
+
+def as_parquet_result(result: dict[str, Any], model: QuantizedModel, warnings: list[str]) -> dict[str, Any]:
+    """The result with the Parquet model as the source, instead of its expanded copy."""
+    own = result["model_size_mb"]
+    source = model.parquet_bytes / 1e6
+    result.update(
+        source_kind="parquet",
+        source_size_mb=source,
+        compression_ratio=source / own if own else 0.0,
+        warnings=[*warnings, *result["warnings"]],
+    )
+    return result
 
 
 class ParquetSource:

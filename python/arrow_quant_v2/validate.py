@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.errors import CancelledError, ValidationError
+from arrow_quant_v2.errors import CancelledError, ConfigurationError, ShapeMismatchError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
 from arrow_quant_v2.parquet_input import ParquetSource, open_parquet_input
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
@@ -32,9 +32,11 @@ def validate(
         cosine at or above it.
 
     Raises:
-        ValidationError: shapes of a tensor differ. ModelNotFoundError, CorruptFileError. CancelledError:
-        ``should_stop`` was true between two tensors.
+        ShapeMismatchError: of a tensor, between the two models. ConfigurationError: ``min_accuracy`` is not in [0, 1].
+        ModelNotFoundError, CorruptFileError. CancelledError: ``should_stop`` was true between two tensors.
     """
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise ConfigurationError(f"min_accuracy is {min_accuracy}. Use a cosine from 0 to 1.")
     parquet = open_parquet_input(pathlib.Path(original))
     source = SafetensorsSource(pathlib.Path(original)) if parquet is None else ParquetSource(parquet)
     model = QuantizedModel(quantized)
@@ -55,7 +57,12 @@ def validate(
         count += math.prod(tensor.shape)
         original_tensor = source.read(key)
         if original_tensor.shape != tensor.shape:
-            raise ValidationError(f"tensor '{tensor.name}': shape {tensor.shape} was {original_tensor.shape}")
+            raise ShapeMismatchError.compose(
+                f"the shape {list(tensor.shape)} was {list(original_tensor.shape)} in {original}",
+                file=quantized,
+                tensor=tensor.name,
+                remedy="Give the model that it was made from.",
+            )
         if not tensor.quantized:
             if original_tensor.kept_bytes() != tensor.data.tobytes():
                 changed.append(tensor.name)

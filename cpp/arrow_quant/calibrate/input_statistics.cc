@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/calibrate/column_moments.h"
 #include "arrow_quant/kernels/to_float32.h"
 
 namespace arrow_quant {
@@ -30,23 +31,6 @@ bool AllFinite(const float* row, std::int64_t n) {
 }
 
 }  // namespace
-
-void Moments::Merge(const Moments& other) {
-  if (other.count == 0) return;
-  if (count == 0) {
-    *this = other;
-    return;
-  }
-  const double total = count + other.count;
-  const double delta = other.mean - mean;
-  m2 += other.m2 + delta * delta * count * other.count / total;
-  mean += delta * other.count / total;
-  count = total;
-  min = std::min(min, other.min);
-  max = std::max(max, other.max);
-}
-
-double Moments::Std() const { return count > 0 ? std::sqrt(m2 / count) : 0; }
 
 InputStatistics::InputStatistics(std::int64_t channels, const StatisticsOptions& options)
     : channels_(channels), options_(options), random_state_(options.seed) {
@@ -92,34 +76,15 @@ ActivationRows InputStatistics::FiniteRows(const ActivationRows& rows, AlignedVe
 }
 
 void InputStatistics::AddChannels(const float* rows, std::int64_t count, int group, double time) {
-  const auto n = static_cast<std::size_t>(channels_);
-  std::vector<Moments> batch(n);
-  for (std::size_t c = 0; c < n; ++c) {
-    batch[c] = {static_cast<double>(count), 0, 0, rows[c], rows[c]};
-  }
-  for (std::int64_t r = 0; r < count; ++r) {
-    const float* row = rows + r * channels_;
-    for (std::size_t c = 0; c < n; ++c) {
-      batch[c].mean += row[c];
-      batch[c].min = std::min(batch[c].min, row[c]);
-      batch[c].max = std::max(batch[c].max, row[c]);
-    }
-  }
-  for (Moments& m : batch) m.mean /= static_cast<double>(count);
-  for (std::int64_t r = 0; r < count; ++r) {
-    const float* row = rows + r * channels_;
-    for (std::size_t c = 0; c < n; ++c) {
-      const double d = row[c] - batch[c].mean;
-      batch[c].m2 += d * d;
-    }
-  }
+  const std::vector<Moments> batch = ColumnMoments(rows, count, channels_);
   auto& channels = channel_moments_[static_cast<std::size_t>(group)];
-  channels.resize(n);
-  Moments& step = timesteps_[time];
-  for (std::size_t c = 0; c < n; ++c) {
+  channels.resize(batch.size());
+  Moments all;
+  for (std::size_t c = 0; c < batch.size(); ++c) {
     channels[c].Merge(batch[c]);
-    step.Merge(batch[c]);
+    all.Merge(batch[c]);
   }
+  timesteps_[time].Merge(all);
 }
 
 void InputStatistics::Update(const ActivationRows& rows, int group, double time, int num_threads) {

@@ -6,21 +6,10 @@
 #include <vector>
 
 #include "arrow_quant/base/aligned_buffer.h"
+#include "arrow_quant/calibrate/column_moments.h"
 #include "arrow_quant/linalg/second_moment.h"
 
 namespace arrow_quant {
-
-// Running figures of all values of one kind; the variance is by Welford's and Chan's updates, which do not cancel.
-struct Moments {
-  double count = 0;
-  double mean = 0;
-  double m2 = 0;  // sum of squared deviations
-  float min = 0;
-  float max = 0;
-
-  void Merge(const Moments& other);
-  double Std() const;  // of the population; 0 without values
-};
 
 struct StatisticsOptions {
   int groups = 1;

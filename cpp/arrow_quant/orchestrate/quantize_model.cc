@@ -304,14 +304,82 @@ void RefuseChangedSource(const ModelSource& source) {
   }
 }
 
+// What a tensor will get, from its header; stored_bytes is an upper estimate.
+TensorReport PlannedReport(const TensorInfo& info, const TensorPlan& plan, const ModelOptions& options,
+                           const Strategy& strategy) {
+  const TensorDecision& decision = plan.decision;
+  const bool scaled = plan.scale != nullptr;
+  TensorReport report;
+  report.name = info.name;
+  report.dtype = TorchName(scaled ? DType::kBF16 : info.dtype);
+  report.shape = info.shape;
+  report.role = LayerRoleName(decision.role);
+  report.num_params = info.num_elements;
+  report.source_bytes = info.num_bytes;
+  report.stored_bytes = scaled ? 2 * info.num_elements : info.num_bytes;
+  report.method = "kept";
+  report.reason = decision.reason;
+  if (!decision.quantize) return report;
+  const std::int64_t cols = decision.matrix.cols;
+  report.quantized = true;
+  report.reason.clear();
+  report.bits = plan.bits;
+  report.group_size = options.group_size == -1 ? cols : std::min(options.group_size, cols);
+  const std::int64_t groups = (cols + report.group_size - 1) / report.group_size;
+  report.tail = cols - (groups - 1) * report.group_size;
+  report.method = MethodName(strategy);
+  const GridKind grid = strategy.error_feedback ? AllowedGrids(strategy, plan.bits).front() : GridKind::kAffine;
+  report.grid = GridKindName(grid);
+  const std::int64_t group_bytes = grid == GridKind::kResidualBinary ? 12 : 8;
+  report.stored_bytes = PackedBytes(report.num_params, report.bits) + decision.matrix.rows * groups * group_bytes;
+  return report;
+}
+
+// Hours of work must not end on a full disk.
+void CheckFreeSpace(const Resolved& r, const ModelOptions& options, const fs::path& directory) {
+  std::int64_t needed = 0;
+  for (std::size_t c = 0; c < r.plans.size(); ++c) {
+    const auto& tensors = r.source.components[c].checkpoint.tensors();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (!r.plans[c][i].merged) needed += PlannedReport(tensors[i], r.plans[c][i], options, r.strategy).stored_bytes;
+    }
+  }
+  std::error_code error;
+  for (const std::string& name : r.source.other_files) {
+    const std::uintmax_t size = fs::file_size(r.source.root / name, error);
+    if (!error) needed += static_cast<std::int64_t>(size);
+  }
+  const fs::space_info space = fs::space(directory, error);
+  if (error || space.available >= static_cast<std::uintmax_t>(needed)) return;
+  throw Error(ErrorCode::kResource,
+              "the output may need " + std::to_string((needed + 999999) / 1000000) + " MB, and " +
+                  std::to_string(space.available / 1000000) + " MB are free",
+              {.file = directory.string(), .remedy = "Free space, or choose another output."});
+}
+
+// With --overwrite the output takes the place of what is there, which must not be what is read.
+void RefuseOutputOverInput(const fs::path& input, const fs::path& output) {
+  std::error_code error;
+  const fs::path source = fs::weakly_canonical(input, error);
+  fs::path target = fs::weakly_canonical(output, error);
+  if (error) return;
+  if (!target.has_filename()) target = target.parent_path();  // "out/"
+  const auto [end, rest] = std::mismatch(target.begin(), target.end(), source.begin(), source.end());
+  if (end != target.end()) return;
+  throw Error(ErrorCode::kInvalidArgument, "the output would replace the input '" + input.string() + "'",
+              {.file = output.string(), .remedy = "Choose another output."});
+}
+
 }  // namespace
 
 ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const ModelOptions& options,
                           const ProgressFunction& progress, const std::stop_token& stop,
                           const ModelCalibration& calibration) {
   const auto start = std::chrono::steady_clock::now();
+  RefuseOutputOverInput(input, output);
   Resolved r = Resolve(input, options, calibration);
   StagingDirectory staging(output, options.overwrite);
+  CheckFreeSpace(r, options, staging.path());
   const double all = static_cast<double>(std::max<std::int64_t>(r.weights_to_quantize, 1));
   ErrorSums total;
   std::int64_t done_before = 0;
@@ -354,30 +422,8 @@ ModelResult PlanModel(const fs::path& input, const ModelOptions& options, const 
     const auto& tensors = r.source.components[c].checkpoint.tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (r.plans[c][i].merged) continue;
-      const TensorDecision& decision = r.plans[c][i].decision;
-      const bool scaled = r.plans[c][i].scale != nullptr;
-      TensorReport report;
-      report.name = tensors[i].name;
+      TensorReport report = PlannedReport(tensors[i], r.plans[c][i], options, r.strategy);
       report.component = r.source.components[c].name;
-      report.dtype = TorchName(scaled ? DType::kBF16 : tensors[i].dtype);
-      report.shape = tensors[i].shape;
-      report.role = LayerRoleName(decision.role);
-      report.num_params = tensors[i].num_elements;
-      report.source_bytes = tensors[i].num_bytes;
-      report.stored_bytes = scaled ? 2 * tensors[i].num_elements : tensors[i].num_bytes;
-      report.method = "kept";
-      report.reason = decision.reason;
-      if (decision.quantize) {
-        const std::int64_t cols = decision.matrix.cols;
-        report.quantized = true;
-        report.reason.clear();
-        report.bits = r.plans[c][i].bits;
-        report.group_size = options.group_size == -1 ? cols : std::min(options.group_size, cols);
-        const std::int64_t groups = (cols + report.group_size - 1) / report.group_size;
-        report.tail = cols - (groups - 1) * report.group_size;
-        report.method = MethodName(r.strategy);
-        report.stored_bytes = PackedBytes(report.num_params, report.bits) + decision.matrix.rows * groups * 8;
-      }
       r.result.parquet_bytes += report.stored_bytes;
       r.result.tensors.push_back(std::move(report));
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -30,7 +31,8 @@ app = typer.Typer(
     help="Quantize diffusion models to INT2, INT4 or INT8 Parquet.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-out = Console()
+# Names and patterns may hold brackets, which are no markup.
+out = Console(markup=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -55,8 +57,8 @@ def _config(config: pathlib.Path | None, profile: str | None, given: dict[str, A
 
 @app.command()
 def quantize(
-    model: Annotated[pathlib.Path, typer.Argument(help="A .safetensors file or a model directory.")],
-    output: Annotated[pathlib.Path, typer.Argument(help="The directory to make.")],
+    model: Annotated[pathlib.Path | None, typer.Argument(help="A .safetensors file or a model directory.")] = None,
+    output: Annotated[pathlib.Path | None, typer.Argument(help="The directory to make; not for --plan.")] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="2, 3, 4 or 8.")] = None,
     group_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128, 256, or -1 for a whole row.")] = None,
     profile: Annotated[str | None, typer.Option(help="edge (2 bits), local (4) or cloud (8).")] = None,
@@ -92,6 +94,8 @@ def quantize(
         typer.echo(options.to_json() if as_json else options.to_yaml())
         return
     quantizer = ArrowQuantV2(mode)
+    if model is None or (output is None and not plan):
+        raise ConfigurationError(f"{'model' if model is None else 'output'} is missing. Give MODEL and OUTPUT.")
     if plan:
         planned = quantizer.plan(model, options)
         if as_json:
@@ -100,6 +104,7 @@ def quantize(
             out.print(layer_table(planned, planned=True))
             print_summary(out, planned, planned=True)
         return
+    assert output is not None
     with progress_reporter(quiet=as_json) as report:
         result = quantizer.quantize_diffusion_model(
             model, output, options, overwrite=overwrite, progress_callback=report
@@ -192,9 +197,12 @@ def export(
 ) -> None:
     """Write a quantized model as plain safetensors or as older Parquet."""
     if format == "safetensors":
-        files = [str(file) for file in export_safetensors(quantized, output, dtype, overwrite=overwrite)]
-        result: dict[str, Any] = {"files": files}
+        with progress_reporter(quiet=as_json, title="exporting") as report:
+            files = export_safetensors(quantized, output, dtype, overwrite=overwrite, progress_callback=report)
+        result: dict[str, Any] = {"files": [str(file) for file in files]}
     elif format == "v2-extended":
+        if dtype is not None:
+            raise ConfigurationError("--dtype has no meaning for v2-extended, whose weights are bytes. Leave it out.")
         result = export_v2_extended(quantized, output, overwrite=overwrite)
     else:
         raise ConfigurationError(f"format is {format!r}. Use safetensors or v2-extended.")
@@ -202,7 +210,7 @@ def export(
         typer.echo(json.dumps(result))
     else:
         for key, value in result.items():
-            out.print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+            out.print(f"{key}: {', '.join(value) if isinstance(value, list) else value}", soft_wrap=True)
 
 
 @app.command()
@@ -222,7 +230,7 @@ def validate(
             out.print(f"worst layer {result['worst_layer']}: cosine {result['min_cosine']:.5f}")
         for key in ("changed", "missing", "extra", "below_min_accuracy"):
             if result[key]:
-                out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}")
+                out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}", soft_wrap=True)
         out.print("passed" if result["passed"] else "failed")
     if not result["passed"]:
         raise typer.Exit(EXIT_QUALITY)
@@ -250,12 +258,17 @@ def main() -> None:
     """Entry point: exit codes 0 fine, 1 quality failed, 2 usage, 3 bad input; no traceback unless --debug is given."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
+    # As Ctrl-C: a run stops and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name="arrow-quant")
     except ArrowQuantError as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
+        if "--json" in arguments:
+            fields = ("code", "message", "file", "tensor", "remedy")
+            typer.echo(json.dumps({"error": {field: getattr(error, field) for field in fields}}))
         quality = error.code == "validation"
         sys.exit(EXIT_QUALITY if quality else EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_INPUT)
 
