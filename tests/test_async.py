@@ -22,11 +22,13 @@ QUANTIZER = AsyncArrowQuantV2()
 
 def test_ten_at_once_give_the_bytes_of_one(tmp_path, demo_model):
     async def all_of_them():
-        runs = [QUANTIZER.quantize_diffusion_model(demo_model, tmp_path / str(i)) for i in range(10)]
+        runs = [
+            QUANTIZER.quantize_diffusion_model(demo_model, tmp_path / str(i), calibration="none") for i in range(10)
+        ]
         return await asyncio.gather(*runs)
 
     results = asyncio.run(all_of_them())
-    want = ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "sync")
+    want = ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "sync", calibration="none")
     for i, result in enumerate(results):
         assert digest(tmp_path / str(i)) == digest(tmp_path / "sync")
         assert result["cosine_similarity"] == want["cosine_similarity"]
@@ -38,7 +40,7 @@ def threads_of_this_process() -> int:
 
 def test_runs_share_one_pool(tmp_path, demo_model):
     """Twelve runs need a waiting thread, a job and a writer each; pools of their own would need more."""
-    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "first")  # makes the pool
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "first", calibration="none")  # makes the pool
     before = threads_of_this_process()
     most = 0
 
@@ -164,7 +166,9 @@ def test_errors_of_a_callback_are_logged_once(tmp_path, demo_model, caplog, kind
 
     callback = plain if kind == "function" else coroutine
     config = DiffusionQuantConfig()
-    run = QUANTIZER.quantize_diffusion_model(demo_model, tmp_path / "q", config, progress_callback=callback)
+    run = QUANTIZER.quantize_diffusion_model(
+        demo_model, tmp_path / "q", config, progress_callback=callback, calibration="none"
+    )
     assert asyncio.run(run)["layers"]
     assert [r.message for r in caplog.records] == ["the progress callback failed; the run goes on"]
 

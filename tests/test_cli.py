@@ -20,7 +20,7 @@ NAME = "blocks.0.attn.to_q.weight"
 
 def cli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *map(str, arguments)]
-    env = {**os.environ, "COLUMNS": "80", **environment}
+    env = {**os.environ, "COLUMNS": "80", "ARROW_QUANT_CALIBRATION": "none", **environment}
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 

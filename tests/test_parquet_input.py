@@ -120,7 +120,7 @@ def test_nothing_to_gain_is_refused_with_the_remedy(tmp_path, make, use):
 
 def test_values_that_were_never_quantized_are_quantized_without_a_warning(tmp_path):
     source = v1(tmp_path / "m")
-    result = ArrowQuantV2().quantize_diffusion_model(source, tmp_path / "q")
+    result = ArrowQuantV2().quantize_diffusion_model(source, tmp_path / "q", calibration="none")
     assert (result["warnings"], result["modality"]) == ([], "code")
     assert [layer["name"] for layer in result["layers"]] == [NAME]
     check = BASE.validate_quality(source, tmp_path / "q", 0.9)
@@ -152,7 +152,7 @@ def test_the_plan_is_what_is_done(tmp_path, make):
 
 
 def test_the_modality_comes_from_the_rows(tmp_path):
-    result = ArrowQuantV2().quantize_diffusion_model(extended(tmp_path / "m"), tmp_path / "q")
+    result = ArrowQuantV2().quantize_diffusion_model(extended(tmp_path / "m"), tmp_path / "q", calibration="none")
     assert result["modality"] == "text"
     assert json.loads((tmp_path / "q" / "metadata.json").read_text())["modality"] == "text"
 

@@ -60,15 +60,15 @@ class ArrowQuantV2:
                 with a warning, when ``config`` asks for fewer bits; otherwise UnsupportedModelError names ``convert``.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
             config: default DiffusionQuantConfig.from_profile("local").
-            calibration: where activations come from, instead of ``config.calibration``: "auto", "synthetic", "none", the
-                path of a calibration file, or a collector or statistics object of this model.
+            calibration: where activations come from, instead of ``config.calibration``: "auto", "synthetic", "none",
+                the path of a calibration file, or a collector or statistics object of this model.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
             should_stop: asked about every 50 ms; once it is true the run ends with CancelledError and leaves nothing.
 
         Returns:
-            quantized_path, modality, bit_width, method, strategy and calibration (what ran: "activations", "synthetic" or
-            "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
+            quantized_path, modality, bit_width, method, strategy and calibration (what ran: "activations",
+            "synthetic" or "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
             fallback_rate, warnings, quantization_time_s, peak_memory_mb.

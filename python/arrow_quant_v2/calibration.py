@@ -117,9 +117,8 @@ def find_calibration(
     wanted = config.calibration
     if wanted == "none":
         return Calibration(None, "none", "calibration is none: weights only.", wanted=False)
-    if config.rounding == "nearest" or config.strategy == "none":
-        if wanted == "auto":
-            return Calibration(None, "none", "nearest rounding needs no activations: weights only.", wanted=False)
+    if (config.rounding == "nearest" or config.strategy == "none") and wanted == "auto":
+        return Calibration(None, "none", "nearest rounding needs no activations: weights only.", wanted=False)
     if wanted == "synthetic":
         return _synthetic(model_path, config, progress_callback)
     if wanted != "auto":
@@ -128,7 +127,9 @@ def find_calibration(
     if beside.exists():
         return _from_file(beside, model_path)
     if not may_sample:
-        return _weights_only(f"there is no {CALIBRATION_FILE} beside the model")
+        return Calibration(
+            None, "none", f"weights only: there is no {CALIBRATION_FILE} beside the model.", wanted=False
+        )
     missing = _missing_packages()
     if missing:
         return _weights_only(f"{', '.join(missing)} not installed, so the model cannot be run")
@@ -153,7 +154,7 @@ def _folder(model_path: str | os.PathLike[str]) -> pathlib.Path:
 
 def _weights_only(cause: str) -> Calibration:
     reason = f"weights only, without activations: {cause.rstrip('.')}."
-    _log.warning(reason)
+    _log.info(reason)
     return Calibration(None, "none", reason)
 
 

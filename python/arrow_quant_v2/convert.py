@@ -27,7 +27,8 @@ def convert(
     """Convert a Parquet model of an older layout to ours.
 
     The older layouts' groups cannot be expressed in ours, so weights are expanded to float32 and rounded again: with
-    ``config`` None each layer to its own width (group size 64), without a quality threshold. Result as
+    ``config`` None each layer to its own width (group size 64), without a quality threshold
+    or activations. Result as
     quantize_diffusion_model; its cosine tells what the second rounding cost.
 
     Raises:
@@ -42,7 +43,7 @@ def convert(
         config = config.with_overrides(modality=modality_of(model))
     with expanded_model(model, pathlib.Path(output), "float32") as folder:
         result = ArrowQuantV2("diffusion" if config.modality else "base").quantize_diffusion_model(
-            folder, output, config, overwrite=overwrite, progress_callback=progress_callback
+            folder, output, config, calibration="none", overwrite=overwrite, progress_callback=progress_callback
         )
     return as_parquet_result(result, model, [])
 
