@@ -23,15 +23,16 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CASES = ROOT / "tools" / "robustness" / "cases.toml"
 DOCUMENT = ROOT / "docs" / "robustness.md"
+VERDICTS = ("pass", "fail", "not yet", "not here")
 HEADER = """# Robustness
 
 What happens with inputs that are known to break quantizers. Written by `tools/make_robustness.py`, which runs the
 program on each of them; `--check` runs all again and compares the verdicts. "not yet" waits for a feature that this
-version does not have.
+version does not have, "not here" needs rights that the machine did not give.
 """
 
 sys.path.insert(0, str(ROOT / "tools"))
-from robustness.observe import Wrong  # noqa: E402
+from robustness.observe import NotHere, Wrong  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def run(case: dict[str, str]) -> Row:
     with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
         try:
             return Row(case, _clean(check(pathlib.Path(folder), *arguments), folder), "pass")
+        except NotHere as reason:
+            return Row(case, _clean(str(reason), folder), "not here")
         except Wrong as wrong:
             return Row(case, _clean(str(wrong), folder), "fail")
         except Exception as error:
@@ -67,8 +70,8 @@ def _clean(text: str, folder: str) -> str:
 def document(rows: list[Row]) -> str:
     """The Markdown text."""
     text = HEADER
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("pass", "fail", "not yet")}
-    text += f"\n{len(rows)} cases: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}.\n"
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    text += f"\n{len(rows)} cases: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}.\n"
     section = ""
     for row in rows:
         if row.case["section"] != section:
@@ -88,7 +91,7 @@ def documented_verdicts(text: str) -> dict[tuple[str, str], str]:
         if line.startswith("## "):
             section = line[3:]
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
-        if len(cells) == 7 and cells[4] in ("pass", "fail", "not yet"):
+        if len(cells) == 7 and cells[4] in VERDICTS:
             verdicts[section, cells[1]] = cells[4]
     return verdicts
 
@@ -109,7 +112,11 @@ def differences(rows: list[Row]) -> list[str]:
     known = documented_verdicts(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else {}
     found = {(row.case["section"], row.case["input"].replace("|", "\\|")): row.verdict for row in rows}
     keys = sorted(known.keys() | found.keys())
-    return [f"{' / '.join(k)}: {known.get(k)} -> {found.get(k)}" for k in keys if known.get(k) != found.get(k)]
+    return [
+        f"{' / '.join(key)}: {known.get(key)} -> {found.get(key)}"
+        for key in keys
+        if known.get(key) != found.get(key) and "not here" not in (known.get(key), found.get(key))
+    ]
 
 
 def main(arguments: list[str]) -> int:

@@ -26,6 +26,10 @@ class Wrong(Exception):
     """What happened is not what is right; the message says what happened."""
 
 
+class NotHere(Exception):
+    """This machine cannot show it; the message says why."""
+
+
 def expect(condition: object, happened: str) -> None:
     """Raise Wrong(happened) unless the condition holds."""
     if not condition:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from arrow_quant_v2 import ArrowQuantV2, CancelledError
 
-from robustness.observe import Wrong, command, expect, make_model, make_sparse, normal, quantize, refused
+from robustness.observe import NotHere, Wrong, command, expect, make_model, make_sparse, normal, quantize, refused
 
 
 def digest(folder: pathlib.Path) -> str:
@@ -172,17 +172,34 @@ def large_embedding(folder: pathlib.Path) -> str:
     return "200000 x 64 (51 MB): less than 200 MB above the interpreter"
 
 
+COUNT_WORKERS = (
+    "import os, sys; from arrow_quant_v2 import ArrowQuantV2; before = len(os.listdir('/proc/self/task')); "
+    "ArrowQuantV2('base').quantize(sys.argv[1], sys.argv[2]); print(len(os.listdir('/proc/self/task')) - before)"
+)
+
+
 def affinity(folder: pathlib.Path) -> str:
-    source = forty(folder)
-    code = (
-        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.environ['OMP_NUM_THREADS'] = '1'; "
-        "from arrow_quant_v2 import ArrowQuantV2; before = len(os.listdir('/proc/self/task')); "
-        "ArrowQuantV2('base').quantize(sys.argv[1], sys.argv[2]); print(len(os.listdir('/proc/self/task')) - before)"
-    )
-    line = [sys.executable, "-c", code, str(source), str(folder / "q")]
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + COUNT_WORKERS
+    line = [sys.executable, "-c", code, str(forty(folder)), str(folder / "q")]
     run = subprocess.run(line, capture_output=True, text=True, check=True)
     expect(run.stdout.strip() == "1", f"{run.stdout.strip()} threads for one CPU")
     return "one worker thread where the process may use one CPU"
+
+
+def quota(folder: pathlib.Path) -> str:
+    """In a mount namespace of its own, where the control group's file says half a CPU, or 1.5 of at least 3."""
+    if len(os.sched_getaffinity(0)) < 3:
+        quota_us, workers = 50_000, 1
+    else:
+        quota_us, workers = 150_000, 2
+    prepare = f"mount -t tmpfs tmpfs /sys/fs/cgroup && echo {quota_us} 100000 > /sys/fs/cgroup/cpu.max"
+    if subprocess.run(["unshare", "-m", "sh", "-c", prepare], capture_output=True, check=False).returncode != 0:
+        raise NotHere("needs the right to mount")
+    command_line = 'exec "$0" -c "$1" "$2" "$3"'
+    line = ["unshare", "-m", "sh", "-c", f"{prepare} && {command_line}", sys.executable, COUNT_WORKERS]
+    run = subprocess.run([*line, str(forty(folder)), str(folder / "q")], capture_output=True, text=True, check=False)
+    expect(run.stdout.strip() == str(workers), f"{run.stdout.strip()} threads; {run.stderr[-200:]}")
+    return "as many worker threads as the quota of the control group, rounded up"
 
 
 def same_bytes(folder: pathlib.Path) -> str:

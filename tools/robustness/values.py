@@ -49,7 +49,9 @@ def outliers(folder: pathlib.Path) -> str:
     quantize(make_model(folder / "m", {NAME: weight}), folder / "q", group_size=64)
     tensor = stored(folder / "q")[NAME]
     expect(np.isfinite(tensor.dequantize()).all() and np.isfinite(tensor.scales).all(), "not finite")
-    return "every scale and value is finite, the outliers are within half a step"
+    error = np.abs(tensor.dequantize().astype(np.float64) - weight).max(axis=1)
+    expect((error <= tensor.scales.astype(np.float64) * 0.5001).all(), f"errors {error[:2]}, steps {tensor.scales[:2]}")
+    return "every scale and value is finite, every weight within half a step of its row"
 
 
 def non_finite(folder: pathlib.Path, value: str) -> str:
