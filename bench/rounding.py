@@ -90,8 +90,8 @@ def nearest(weight: np.ndarray, bits: int, group: int, threads: int) -> Layer:
 def jobs(w: np.ndarray, h: np.ndarray, bits: int, group: int) -> dict[str, Callable[[int], Layer]]:
     """Method -> function of the number of threads."""
 
-    def ours(rounds: int, grid: str = "affine", dampening: float = 0.01) -> Callable[[int], Layer]:
-        return lambda threads: core.round_matrix(w, h, bits, group, grid, "activation", rounds, dampening, threads)
+    def ours(rounds: int, grid: str = "affine", scaled: bool = False) -> Callable[[int], Layer]:
+        return lambda threads: core.round_matrix(w, h, bits, group, grid, "activation", rounds, 0.01, threads, scaled)
 
     def gptq(threads: int) -> Layer:
         torch.set_num_threads(threads)
@@ -103,27 +103,29 @@ def jobs(w: np.ndarray, h: np.ndarray, bits: int, group: int) -> dict[str, Calla
         "ours, no rounds": ours(0),
         "ours, 2 rounds": ours(2),
         "ours, 4 rounds": ours(4),
-        "ours, 4 rounds, dampening 0.002": ours(4, dampening=0.002),
+        "ours, 2 rounds, column scales": ours(2, scaled=True),
     }
     if bits == 2:
         methods["ours, residual binary, 2 rounds"] = ours(2, "residual_binary")
-        methods["ours, residual binary, 4 rounds"] = ours(4, "residual_binary")
+        methods["ours, residual binary, 2 rounds, column scales"] = ours(2, "residual_binary", True)
     return methods
 
 
 def values_of(layer: Layer, w: np.ndarray, bits: int) -> np.ndarray:
     grids = [layer[key].ravel() for key in ("scales", "zero_points")]
     rest = layer["residual_scales"].ravel() if "residual_scales" in layer else None
-    return core.dequantize_array(layer["codes"], *w.shape, bits, layer["group_size"], *grids, rest)
+    return core.dequantize_array(
+        layer["codes"], *w.shape, bits, layer["group_size"], *grids, rest, layer.get("column_scales")
+    )
 
 
 def bits_on_disk(layer: Layer, w: np.ndarray, bits: int) -> float:
     grid = "residual_binary" if "residual_scales" in layer else "affine"
-    rest = layer.get("residual_scales", np.zeros(0, np.float32))
+    rest, columns = (layer.get(key, np.zeros(0, np.float32)) for key in ("residual_scales", "column_scales"))
     with tempfile.TemporaryDirectory() as folder:
         size = core.write_layer(
             f"{folder}/layer.parquet", "layer.weight", list(w.shape), bits, layer["group_size"], grid,
-            layer["codes"], layer["scales"], layer["zero_points"], rest,
+            layer["codes"], layer["scales"], layer["zero_points"], rest, columns,
         )  # fmt: skip
     return 8 * size / w.size
 

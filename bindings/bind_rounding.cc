@@ -66,11 +66,16 @@ nb::dict ToDict(QuantizedMatrix q) {
   if (q.grid == GridKind::kResidualBinary) {
     out["residual_scales"] = ToNumpy<float>(std::move(q.residual_scales), {rows, groups});
   }
+  if (!q.column_scales.empty()) {
+    const std::size_t cols = q.column_scales.size();
+    out["column_scales"] = ToNumpy<float>(std::move(q.column_scales), {cols});
+  }
   return out;
 }
 
 nb::dict RoundMatrix(const FloatMatrix& weight, const FloatMatrix& hessian, int bits, std::int64_t group_size,
-                     const std::string& grid, const std::string& order, int rounds, double dampening, int threads) {
+                     const std::string& grid, const std::string& order, int rounds, double dampening, int threads,
+                     bool column_scales) {
   CheckShape("hessian", hessian, weight.shape(1), weight.shape(1));
   const RoundingOptions options{.bits = bits,
                                 .group_size = group_size,
@@ -78,7 +83,8 @@ nb::dict RoundMatrix(const FloatMatrix& weight, const FloatMatrix& hessian, int 
                                 .order = ParseOrder(order),
                                 .rounds = rounds,
                                 .dampening = dampening,
-                                .num_threads = threads};
+                                .num_threads = threads,
+                                .column_scales = column_scales};
   RoundingResult result;
   {
     const nb::gil_scoped_release release;
@@ -177,10 +183,11 @@ void BindMoments(nb::module_& m) {
 }  // namespace
 
 void BindRounding(nb::module_& m) {
-  m.def("round_matrix", &RoundMatrix, "weight"_a, "hessian"_a, "bits"_a = 4, "group_size"_a = 128, "grid"_a = "affine",
-        "order"_a = "activation", "rounds"_a = 2, "dampening"_a = 0.01, "threads"_a = 0,
-        "Round float32 weight [rows, cols] so that tr(E H E^T) is small: a dict of codes, scales, zero_points, "
-        "residual_scales (residual_binary only), group_size, dampening, diagonal, float64.");
+  m.def(
+      "round_matrix", &RoundMatrix, "weight"_a, "hessian"_a, "bits"_a = 4, "group_size"_a = 128, "grid"_a = "affine",
+      "order"_a = "activation", "rounds"_a = 2, "dampening"_a = 0.01, "threads"_a = 0, "column_scales"_a = false,
+      "Round float32 weight [rows, cols] so that tr(E H E^T) is small: a dict of codes, scales, zero_points, "
+      "residual_scales (residual_binary only), column_scales (on request), group_size, dampening, diagonal, float64.");
   m.def("round_nearest", &RoundNearestPy, "weight"_a, "importance"_a = nb::none(), "bits"_a = 4, "group_size"_a = 128,
         "grid"_a = "affine", "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols] on grids fitted with the weight importance [cols] of each "

@@ -130,12 +130,15 @@ nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_
 
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
                            const FloatArray& scales, const FloatArray& zero_points,
-                           const std::optional<FloatArray>& residual_scales) {
+                           const std::optional<FloatArray>& residual_scales,
+                           const std::optional<FloatArray>& column_scales) {
   const std::size_t groups = cols == 0 || group_size == 0 ? 0 : (cols + group_size - 1) / group_size;
+  const bool scaled = column_scales && column_scales->size() > 0;
   const bool binary = residual_scales && residual_scales->size() > 0;
   if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
       codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||
-      zero_points.size() != rows * groups || (binary && (bits != 2 || residual_scales->size() != rows * groups))) {
+      zero_points.size() != rows * groups || (binary && (bits != 2 || residual_scales->size() != rows * groups)) ||
+      (scaled && column_scales->size() != cols)) {
     throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
                 {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
   }
@@ -151,6 +154,7 @@ nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t
         Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + at,
                                  zero_points.data() + at, out.data() + r * cols);
       }
+      for (std::size_t c = 0; scaled && c < cols; ++c) out[r * cols + c] *= column_scales->data()[c];
     }
   }
   return ToNumpy<float>(std::move(out), {rows, cols});
@@ -257,8 +261,9 @@ NB_MODULE(_core, m) {
   m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
-        "zero_points"_a, "residual_scales"_a = nb::none(),
-        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales.");
+        "zero_points"_a, "residual_scales"_a = nb::none(), "column_scales"_a = nb::none(),
+        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales. "
+        "Columns are then multiplied by column_scales.");
 }
 
 }  // namespace arrow_quant

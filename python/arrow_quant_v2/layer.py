@@ -25,7 +25,8 @@ class QuantizedLayer:
     """A matrix [rows, cols] as packed codes.
 
     Grid "affine": value = scale * (code - zero_point). Grid "residual_binary", 2 bits: value = zero_point +- scale +-
-    residual_scale, plus where bit 1 and bit 0 of the code are set.
+    residual_scale, plus where bit 1 and bit 0 of the code are set. With column_scales (float32 [cols], else empty) the
+    values of each column are then multiplied by its own.
 
     codes: uint8, LSB-first bit stream over the flattened matrix. scales, zero_points, residual_scales (residual_binary
     only): float32 [rows, groups]. report: how it was rounded (method, and with a hessian dampening, diagonal, float64)
@@ -39,13 +40,14 @@ class QuantizedLayer:
     scales: FloatArray
     zero_points: FloatArray
     residual_scales: FloatArray = dataclasses.field(default_factory=_no_floats)
+    column_scales: FloatArray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     grid: str = "affine"
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of codes and grids in memory, per weight."""
-        grids = self.scales.nbytes + self.zero_points.nbytes + self.residual_scales.nbytes
+        grids = self.scales.nbytes + self.zero_points.nbytes + self.residual_scales.nbytes + self.column_scales.nbytes
         return 8 * (self.codes.nbytes + grids) / max(1, math.prod(self.shape))
 
     def dequantize(self) -> FloatArray:
@@ -60,6 +62,7 @@ class QuantizedLayer:
             self.scales.ravel(),
             self.zero_points.ravel(),
             self.residual_scales.ravel(),
+            self.column_scales,
         )
         return matrix.reshape(self.shape)
 
@@ -76,6 +79,7 @@ def quantize_layer(
     dampening: float = 0.01,
     *,
     fit: str | None = None,
+    column_scales: bool = False,
     num_threads: int = 0,
 ) -> QuantizedLayer:
     """Quantize a weight [out, in, ...], grouped along the flattened input axes.
@@ -95,6 +99,8 @@ def quantize_layer(
             hessian needs it; the report tells.
         fit: of nearest rounding on affine grids: "min_max", or "fitted" (least squares); default "fitted" with a
             hessian, else "min_max". A residual_binary grid is always fitted.
+        column_scales: for "ldlq", scale columns to about the same size before rounding and back after, so that one
+            large input column does not coarsen its group's grids; costs 32 / rows bits a weight.
         num_threads: 0 for all. Any number gives the same bytes.
 
     Raises:
@@ -105,7 +111,9 @@ def quantize_layer(
     moment = None if hessian is None else _as_hessian(hessian, matrix.shape[1])
     method = _choose(rounding, moment is not None, fit, grid)
     if method == "ldlq":
-        values = core.round_matrix(matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads)
+        values = core.round_matrix(
+            matrix, moment, bit_width, group_size, grid, order, rounds, dampening, num_threads, column_scales
+        )
     elif method == "min_max":
         values = _min_max(matrix, bit_width, group_size, num_threads)
     else:

@@ -117,6 +117,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
   record.grid = GridKindName(m.grid);
   record.zero_point_kind = "float";
   record.row_rank = matrix.row_rank;
+  record.equalization_scales = m.column_scales;
   for (std::uint64_t begin = 0; begin < rows; begin += step) {
     const std::uint64_t count = std::min(step, rows - begin);
     const auto cols = static_cast<std::uint64_t>(m.cols);

@@ -24,6 +24,7 @@ class PackedWeight(nn.Module):
     scales: torch.Tensor
     zero_points: torch.Tensor
     residual_scales: torch.Tensor  # of a residual binary grid, else empty
+    column_scales: torch.Tensor  # [cols], or empty
 
     def __init__(self, stored: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -37,12 +38,13 @@ class PackedWeight(nn.Module):
         self.register_buffer("scales", torch.from_numpy(stored.scales.copy()))
         self.register_buffer("zero_points", torch.from_numpy(stored.zero_points.copy()))
         self.register_buffer("residual_scales", torch.from_numpy(stored.residual_scales.copy()))
+        self.register_buffer("column_scales", torch.from_numpy(stored.column_scales.copy()))
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedWeight:
         """Move, but keep grids in float32: `.to(float16)` changes the type of the expanded weight only."""
         probe = fn(torch.zeros(1, dtype=self.dtype, device=self.codes.device))
         self.dtype = probe.dtype
-        for name in ("codes", "scales", "zero_points", "residual_scales"):
+        for name in ("codes", "scales", "zero_points", "residual_scales", "column_scales"):
             setattr(self, name, getattr(self, name).to(probe.device))
         return self
 
@@ -62,6 +64,7 @@ class PackedWeight(nn.Module):
             self.scales.numpy(),
             self.zero_points.numpy(),
             self.residual_scales.numpy(),
+            self.column_scales.numpy(),
         )
         return torch.from_numpy(values)
 
@@ -75,9 +78,11 @@ class PackedWeight(nn.Module):
         codes = codes.reshape(self.rows, self.cols)
         scales, zeros = self._by_column(self.scales), self._by_column(self.zero_points)
         if self.residual_scales.numel() == 0:
-            return scales * (codes - zeros)
-        first, second = (codes >= 2).to(torch.float32), codes % 2
-        return zeros + scales * (2 * first - 1) + self._by_column(self.residual_scales) * (2 * second - 1)
+            values = scales * (codes - zeros)
+        else:
+            first, second = (codes >= 2).to(torch.float32), codes % 2
+            values = zeros + scales * (2 * first - 1) + self._by_column(self.residual_scales) * (2 * second - 1)
+        return values * self.column_scales if self.column_scales.numel() else values
 
     def _by_column(self, grid: torch.Tensor) -> torch.Tensor:
         """A grid parameter [rows * groups] as [rows, cols]."""

@@ -123,6 +123,16 @@ void HessianMetric::SetDiagonal(const float* diagonal, std::int64_t step) {
   if (n_ > 0) mean_diagonal_ = total / static_cast<double>(n_);
 }
 
+void HessianMetric::ScaleColumns(std::span<const float> column_scales) {
+  column_scales_.assign(column_scales.begin(), column_scales.end());
+  double total = 0;
+  for (std::size_t i = 0; i < column_scales_.size(); ++i) {
+    diagonal_[i] *= column_scales_[i] * column_scales_[i];
+    total += static_cast<double>(diagonal_[i]);
+  }
+  mean_diagonal_ = total / static_cast<double>(n_);
+}
+
 template <typename T>
 void HessianMetric::Gather(std::span<const std::int32_t> order, double added, bool lower, MatrixView<T> out,
                            int num_threads) const {
@@ -135,6 +145,13 @@ void HessianMetric::Gather(std::span<const std::int32_t> order, double added, bo
     for (std::int64_t j = 0; j < end; ++j) {
       const auto column = static_cast<std::size_t>(order[static_cast<std::size_t>(j)]);
       to[j] = active_[from] && active_[column] ? static_cast<T>(row[column]) * scale : T{0};
+    }
+    if (!column_scales_.empty()) {
+      const auto row_scale = static_cast<T>(column_scales_[from]);
+      for (std::int64_t j = 0; j < end; ++j) {
+        to[j] *=
+            row_scale * static_cast<T>(column_scales_[static_cast<std::size_t>(order[static_cast<std::size_t>(j)])]);
+      }
     }
     to[i] = static_cast<T>(static_cast<double>(diagonal_[from]) + added);
   });

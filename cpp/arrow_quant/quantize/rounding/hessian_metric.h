@@ -16,6 +16,8 @@ class HessianMetric {
  public:
   // `hessian` [n, n] outlives this. Throws Error kQuantization naming the place of a NaN or Inf.
   HessianMetric(const float* hessian, std::int64_t n, int num_threads);
+  // For a weight whose columns have been divided by `column_scales` [n]: diag(c) H diag(c). To be called once.
+  void ScaleColumns(std::span<const float> column_scales);
   // The diagonal alone; Gather is not to be called.
   explicit HessianMetric(std::span<const float> diagonal);
 
@@ -38,6 +40,7 @@ class HessianMetric {
   double mean_diagonal_ = 1;
   std::vector<float> diagonal_;
   std::vector<bool> active_;
+  std::vector<float> column_scales_;  // empty: ones
 };
 
 // H + added I = A diag(d) A^T in the order of `order`, with how it was reached.

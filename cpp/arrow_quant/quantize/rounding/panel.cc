@@ -30,8 +30,10 @@ Panel::Panel(const RoundingProblem& problem, std::int64_t begin, std::int64_t ro
   for (std::int64_t r0 = 0; r0 < rows; r0 += kTile) {
     for (std::int64_t k = 0; k < problem.cols(); ++k) {
       const std::int64_t column = problem.columns[static_cast<std::size_t>(k)];
+      const float scale =
+          problem.column_scales.empty() ? 1.0F : problem.column_scales[static_cast<std::size_t>(column)];
       for (std::int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) {
-        weight[static_cast<std::size_t>(k * stride + r)] = problem.weight(row_begin + r, column);
+        weight[static_cast<std::size_t>(k * stride + r)] = problem.weight(row_begin + r, column) / scale;
       }
     }
   }

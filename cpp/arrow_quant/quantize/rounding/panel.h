@@ -14,6 +14,7 @@ namespace arrow_quant {
 // What all panels of one matrix share.
 struct RoundingProblem {
   MatrixView<const float> weight;
+  std::vector<float> column_scales;  // [cols] that the weight is divided by, in its own order; empty: ones
   int bits = 0;
   std::int64_t group_size = 0;
   std::int64_t groups = 0;

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/quantize/base_quantizer.h"
+#include "arrow_quant/quantize/rounding/column_scales.h"
 #include "arrow_quant/quantize/rounding/coordinate_descent.h"
 #include "arrow_quant/quantize/rounding/group_grids.h"
 #include "arrow_quant/quantize/rounding/hessian_metric.h"
@@ -105,8 +107,14 @@ RoundingProblem StartProblem(MatrixView<const float> weight, const HessianMetric
 
 RoundingProblem CorrelatedProblem(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
                                   const std::stop_token& stop) {
-  const HessianMetric metric(hessian, weight.cols, options.num_threads);
+  HessianMetric metric(hessian, weight.cols, options.num_threads);
+  std::vector<float> column_scales;
+  if (options.column_scales) {
+    column_scales = ColumnScales(weight, metric);
+    metric.ScaleColumns(column_scales);
+  }
   RoundingProblem problem = StartProblem(weight, metric, options);
+  problem.column_scales = std::move(column_scales);
   problem.compensated_grids = options.order == ColumnOrder::kNatural;
   const std::vector<std::int32_t> visited = SetVisits(metric, options.order, problem);
   problem.factor = FactorDamped(metric, visited, options.dampening, options.num_threads, stop);
@@ -156,8 +164,9 @@ RoundingResult RoundWithHessian(MatrixView<const float> weight, const float* hes
   RoundingResult result;
   result.matrix = Allocate(weight, options);
   if (weight.size() == 0) return result;
-  const RoundingProblem problem = CorrelatedProblem(weight, hessian, options, stop);
+  RoundingProblem problem = CorrelatedProblem(weight, hessian, options, stop);
   RoundPanels(problem, options.num_threads, stop, result.matrix);
+  result.matrix.column_scales = std::move(problem.column_scales);
   result.dampening = problem.factor.dampening;
   result.diagonal = problem.factor.diagonal;
   result.float64 = problem.factor.float64;

@@ -22,6 +22,9 @@ struct RoundingOptions {
   int rounds = 2;           // of refinement after the first rounding
   double dampening = 0.01;  // of the mean diagonal, added to the diagonal
   int num_threads = 0;      // 0: all
+  // Whether columns are brought to about the same size first (ColumnScales), so that one large column does not coarsen
+  // the grids of its group: 32 / rows more bits a weight. Of RoundWithHessian only.
+  bool column_scales = false;
 };
 
 struct RoundingResult {

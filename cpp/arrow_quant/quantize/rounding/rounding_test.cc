@@ -113,6 +113,7 @@ void ExpectSame(const QuantizedMatrix& a, const QuantizedMatrix& b) {
   EXPECT_EQ(a.scales, b.scales);
   EXPECT_EQ(a.zero_points, b.zero_points);
   EXPECT_EQ(a.residual_scales, b.residual_scales);
+  EXPECT_EQ(a.column_scales, b.column_scales);
 }
 
 // Everything that is asked of any result, whatever the second moment.
@@ -170,6 +171,18 @@ TEST(Rounding, ThreadsDoNotChangeBytes) {
     ExpectSame(RoundNearest(layer.View(), nullptr, {.bits = 2, .num_threads = 1}),
                RoundNearest(layer.View(), nullptr, {.bits = 2, .num_threads = 2}));
   }
+}
+
+TEST(Rounding, ColumnScalesShieldTheGroupOfALargeColumn) {
+  Layer layer(300, 128, 300);
+  for (std::size_t r = 0; r < 300; ++r) layer.weight[r * 128 + 50] *= 10;
+  RoundingOptions options{.bits = 4, .group_size = 64, .num_threads = 1};
+  const double plain = OutputError(layer, layer.Round(options).matrix);
+  options.column_scales = true;
+  const RoundingResult scaled = layer.Round(options);
+  EXPECT_LT(OutputError(layer, scaled.matrix), 0.8 * plain);
+  options.num_threads = 2;
+  ExpectSame(layer.Round(options).matrix, scaled.matrix);
 }
 
 TEST(Rounding, TheScaleOfInputsDoesNotMatter) {
