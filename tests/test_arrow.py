@@ -118,8 +118,8 @@ class Spy:
     def error_sums(self, w, q):
         return self._core.error_sums(w, q)
 
-    def dequantize_array(self, codes, rows, cols, bits, group, scales, zeros, residuals):
-        values = self._core.dequantize_array(codes, rows, cols, bits, group, scales, zeros, residuals)
+    def dequantize_array(self, codes, rows, cols, bits, group, scales, zeros, *rest):
+        values = self._core.dequantize_array(codes, rows, cols, bits, group, scales, zeros, *rest)
         self.expanded += [array.ctypes.data for array in (codes, scales, zeros, values)]
         return values
 
