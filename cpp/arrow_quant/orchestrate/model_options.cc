@@ -52,6 +52,9 @@ void ReadNames(const Json& json, ModelOptions& options) {
   ReadWord(json, "rounding", {"auto", "nearest", "ldlq"}, options.rounding);
   ReadWord(json, "grid", {"auto", "affine", "residual_binary"}, options.grid);
   ReadWord(json, "fit", {"auto", "min_max", "fitted"}, options.fit);
+  std::string equalization = "auto";
+  ReadWord(json, "equalization", {"auto", "none", "balance", "grid"}, equalization);
+  options.column_scales = equalization == "auto";
   std::string order = "activation";
   ReadWord(json, "rounding_order", {"activation", "natural"}, order);
   options.order = order == "natural" ? ColumnOrder::kNatural : ColumnOrder::kActivation;

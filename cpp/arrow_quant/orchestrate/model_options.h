@@ -26,6 +26,7 @@ struct ModelOptions {
   std::string fit = "auto";       // "min_max", "fitted"
   ColumnOrder order = ColumnOrder::kActivation;
   int rounds = 2;
+  bool column_scales = true;  // bring input channels to one size before rounding where held-out rows gain by it
   double dampening = 0.01;
   bool diffusion = true;  // false: any model, no modality asked for
   std::optional<Modality> modality;

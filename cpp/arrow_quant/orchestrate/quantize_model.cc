@@ -295,6 +295,18 @@ class ComponentRun {
   std::future<void> pending_;
 };
 
+void WarnOfNonFiniteRows(ModelResult& result) {
+  std::string layers;
+  std::int64_t count = 0;
+  for (const TensorReport& report : result.tensors) {
+    if (report.non_finite_rows == 0) continue;
+    if (++count <= 3) layers += (layers.empty() ? "'" : ", '") + report.name + "'";
+  }
+  if (count == 0) return;
+  if (count > 3) layers += " and " + std::to_string(count - 3) + " more";
+  result.warnings.push_back("rows of activations with NaN or infinity were left out: " + layers);
+}
+
 void RefuseChangedSource(const ModelSource& source) {
   for (const SourceComponent& component : source.components) {
     const auto changed = component.checkpoint.ChangedFiles();
@@ -404,6 +416,7 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
     for (WrittenFile& file : run.Close()) files.push_back(std::move(file));
   }
   RefuseChangedSource(r.source);
+  WarnOfNonFiniteRows(r.result);
   for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
   r.result.cosine = Cosine(total);
   r.result.sqnr_db = SqnrDb(total);

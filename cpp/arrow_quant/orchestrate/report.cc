@@ -47,6 +47,7 @@ Json LayerJson(const TensorReport& r) {
                {"tail", r.tail},
                {"method", r.method},
                {"grid", r.grid},
+               {"column_scales", r.column_scales},
                {"cosine", r.cosine},
                {"sqnr_db", r.sqnr_db},
                {"constant_groups", r.constant_groups},

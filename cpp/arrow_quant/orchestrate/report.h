@@ -37,17 +37,19 @@ struct TensorReport {
   bool quantized = false;
   int bits = 0;
   std::int64_t group_size = 0;
-  std::int64_t tail = 0;     // columns in the last group of a row
-  std::string method;        // "ldlq", "min_max", "fitted"; "kept"
-  std::string grid;          // "affine", "residual_binary"
-  std::string reason;        // why it was kept
-  double cosine = 1;         // of the weights
-  double sqnr_db = 0;        // of the weights, capped at 200; 200 when kept
-  bool calibrated = false;   // the figures of outputs are known
-  double output_cosine = 1;  // on held-out rows
+  std::int64_t tail = 0;       // columns in the last group of a row
+  std::string method;          // "ldlq", "min_max", "fitted"; "kept"
+  std::string grid;            // "affine", "residual_binary"
+  bool column_scales = false;  // input channels were brought to one size before rounding
+  std::string reason;          // why it was kept
+  double cosine = 1;           // of the weights
+  double sqnr_db = 0;          // of the weights, capped at 200; 200 when kept
+  bool calibrated = false;     // the figures of outputs are known
+  double output_cosine = 1;    // on held-out rows
   double output_sqnr_db = 0;
   std::vector<TimeGroupQuality> time_groups;
-  double dampening = 0;  // that the rounding needed
+  double dampening = 0;              // that the rounding needed
+  std::int64_t non_finite_rows = 0;  // of activations, left out
   std::int64_t constant_groups = 0;
   std::int64_t num_params = 0;
   std::int64_t source_bytes = 0;
