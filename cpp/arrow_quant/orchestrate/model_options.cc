@@ -157,4 +157,9 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   return options;
 }
 
+// By way of JSON: one table says what this version can do, for both languages.
+ModelOptions ModelOptionsFromConfig(const DiffusionQuantConfig& config) {
+  return ModelOptionsFromJson(config.ToJson());
+}
+
 }  // namespace arrow_quant

@@ -1,5 +1,6 @@
 #include "arrow_quant/orchestrate/report.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace arrow_quant {
@@ -42,6 +43,37 @@ Json KeptJson(const TensorReport& r) {
 
 }  // namespace
 
+std::string ModelResult::method() const {
+  const auto first = std::find_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return r.quantized; });
+  return first == tensors.end() ? "none" : first->method;
+}
+
+double ModelResult::compression_ratio() const {
+  return parquet_bytes > 0 ? static_cast<double>(source_bytes) / static_cast<double>(parquet_bytes) : 0.0;
+}
+
+double ModelResult::bits_per_weight() const {
+  return num_params > 0 ? 8 * static_cast<double>(parquet_bytes) / static_cast<double>(num_params) : 0.0;
+}
+
+double ModelResult::model_size_mb() const { return static_cast<double>(parquet_bytes) / 1e6; }
+
+double ModelResult::source_size_mb() const { return static_cast<double>(source_bytes) / 1e6; }
+
+std::int64_t ModelResult::layers_quantized() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return r.quantized; });
+}
+
+std::int64_t ModelResult::layers_fallen_back() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
+}
+
+double ModelResult::fallback_rate() const {
+  const auto tried = std::count_if(tensors.begin(), tensors.end(),
+                                   [](const TensorReport& r) { return r.quantized || !r.fallbacks.empty(); });
+  return tried > 0 ? static_cast<double>(layers_fallen_back()) / static_cast<double>(tried) : 0.0;
+}
+
 std::string ToJson(const TensorReport& report) {
   const Json json = {{"role", report.role},
                      {"cosine", report.cosine},
@@ -54,18 +86,10 @@ std::string ToJson(const ModelResult& result) {
   Json layers = Json::array();
   Json kept = Json::array();
   Json fallbacks = Json::array();
-  std::int64_t fell_back = 0;
-  std::string method = "none";
   for (const TensorReport& r : result.tensors) {
     (r.quantized ? layers : kept).push_back(r.quantized ? LayerJson(r) : KeptJson(r));
-    if (r.quantized && method == "none") method = r.method;
     for (const Fallback& f : r.fallbacks) fallbacks.push_back(FallbackJson(f));
-    if (!r.fallbacks.empty()) ++fell_back;
   }
-  std::int64_t kept_by_fallback = 0;
-  for (const TensorReport& r : result.tensors) kept_by_fallback += !r.quantized && !r.fallbacks.empty() ? 1 : 0;
-  const auto tried = static_cast<double>(layers.size()) + static_cast<double>(kept_by_fallback);
-  const double bytes = static_cast<double>(result.parquet_bytes);
   Json json;
   json["quantized_path"] = result.quantized_path;
   json["modality"] = result.modality.empty() ? Json(nullptr) : Json(result.modality);
@@ -73,19 +97,19 @@ std::string ToJson(const ModelResult& result) {
   json["source_kind"] = result.source_kind;
   json["bit_width"] = result.bit_width;
   json["group_size"] = result.group_size;
-  json["method"] = method;
+  json["method"] = result.method();
   json["calibration"] = "none";
-  json["compression_ratio"] = bytes > 0 ? static_cast<double>(result.source_bytes) / bytes : 0.0;
-  json["bits_per_weight"] = result.num_params > 0 ? 8 * bytes / static_cast<double>(result.num_params) : 0.0;
-  json["model_size_mb"] = bytes / 1e6;
-  json["source_size_mb"] = static_cast<double>(result.source_bytes) / 1e6;
+  json["compression_ratio"] = result.compression_ratio();
+  json["bits_per_weight"] = result.bits_per_weight();
+  json["model_size_mb"] = result.model_size_mb();
+  json["source_size_mb"] = result.source_size_mb();
   json["cosine_similarity"] = result.cosine;
   json["sqnr_db"] = result.sqnr_db;
   json["layers"] = std::move(layers);
   json["kept"] = std::move(kept);
   json["fallbacks"] = std::move(fallbacks);
-  json["layers_fallen_back"] = fell_back;
-  json["fallback_rate"] = {{"base", tried > 0 ? static_cast<double>(fell_back) / tried : 0.0}};
+  json["layers_fallen_back"] = result.layers_fallen_back();
+  json["fallback_rate"] = {{"base", result.fallback_rate()}};
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

@@ -38,7 +38,7 @@ struct TensorReport {
   std::vector<Fallback> fallbacks;
 };
 
-// What became of a model.
+// What became of a model. The result dictionary of the Python API is made from it under the same names.
 struct ModelResult {
   std::string quantized_path;
   std::string modality;
@@ -55,6 +55,15 @@ struct ModelResult {
   double peak_memory_mb = 0;
   std::vector<TensorReport> tensors;
   std::vector<std::string> warnings;
+
+  std::string method() const;        // of the first quantized layer; "none" without one
+  double compression_ratio() const;  // bytes of the source's weights / bytes on disk; 0 without any
+  double bits_per_weight() const;    // on disk, all parameters counted; 0 without any
+  double model_size_mb() const;      // on disk, 1 MB being 1,000,000 bytes
+  double source_size_mb() const;
+  std::int64_t layers_quantized() const;
+  std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
+  double fallback_rate() const;             // their share of all layers that were to be quantized
 };
 
 // As the result dictionary of the Python API.
