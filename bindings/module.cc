@@ -32,13 +32,19 @@ using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::devi
 using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+// Names of files and tensors may be any bytes.
+nb::object ToPython(const std::string& text) {
+  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
+
 void Translate(const std::exception_ptr& p, void*) {
   try {
     std::rethrow_exception(p);
   } catch (const Error& e) {
-    const nb::object error = nb::module_::import_("arrow_quant_v2.errors")
-                                 .attr("from_core")(std::string(ErrorCodeName(e.code())), e.what(), e.context().file,
-                                                    e.context().tensor, e.context().remedy);
+    const nb::object error =
+        nb::module_::import_("arrow_quant_v2.errors")
+            .attr("from_core")(std::string(ErrorCodeName(e.code())), ToPython(e.what()), ToPython(e.context().file),
+                               ToPython(e.context().tensor), ToPython(e.context().remedy));
     PyErr_SetObject(error.type().ptr(), error.ptr());
   }
 }

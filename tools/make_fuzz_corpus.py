@@ -118,6 +118,7 @@ def yaml_seeds() -> Iterable[bytes]:
         b"min_accuracy: .5\n", b"min_accuracy: 1e-4\n", b"min_accuracy: .nan\n", b"modality: yes\n", b"<<: {a: 1}\n",
         b"seed: {" + b"a: {" * 40, b"variant: |\n  text\n  more\n", b"variant: >-\n  text\n", b"%YAML 1.2\n---\nseed: 1\n",
         b"thermodynamic:\n  validation:\n    enabled: true\n", b"seed: !!int '12'\n", b"\tseed: 1\n", b"seed: 'a\n",
+        ("a" * 99 + "\u20ac: 1\n").encode(),
     )  # fmt: skip
 
 

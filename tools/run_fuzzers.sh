@@ -5,12 +5,12 @@
 #   FUZZ_RUNS=1000000 tools/run_fuzzers.sh      so many executions for each target instead
 #   FUZZ_TARGETS="header yaml" ...              only these
 #
-# Targets are the programs build/fuzz/fuzz_* and `yaml`, which needs atheris in the Python that PYTHON names and the
-# package's core built in the tree. What is found goes to build/fuzz/: corpus/ (new inputs), crashes/, logs/.
+# Targets are the programs fuzz_* in build/fuzz (or FUZZ_BUILD) and `yaml`, which needs atheris in the Python that PYTHON names and the
+# package's core built in the tree. What is found goes there, too: corpus/ (new inputs), crashes/, logs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly OUT=build/fuzz
+readonly OUT=${FUZZ_BUILD:-build/fuzz}
 readonly SEEDS=tests/fuzz_corpus
 python=${PYTHON:-.venv/bin/python}
 if [ -n "${FUZZ_RUNS:-}" ]; then limit="-runs=$FUZZ_RUNS"; else limit="-max_total_time=${1:-60}"; fi

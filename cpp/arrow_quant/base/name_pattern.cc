@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/text.h"
 
 namespace arrow_quant {
 namespace {
@@ -17,11 +18,6 @@ constexpr std::regex::flag_type Flags() {
   return flags;
 }
 
-std::string Shortened(const std::string& text) {
-  constexpr std::size_t kShown = 80;
-  return text.size() > kShown ? text.substr(0, kShown) + "..." : text;
-}
-
 // The first sentence of the library's message, without its full stop.
 std::string Cause(const std::regex_error& error) {
   std::string text = error.what();
@@ -31,7 +27,7 @@ std::string Cause(const std::regex_error& error) {
 }
 
 std::regex Compile(const std::string& text, std::string_view option) {
-  const std::string quoted = std::string(option) + ": '" + Shortened(text) + "'";
+  const std::string quoted = std::string(option) + ": '" + Shortened(text, 80) + "'";
   if (text.size() > kMaxPatternBytes) {
     throw Error(ErrorCode::kConfiguration, quoted + " is longer than " + std::to_string(kMaxPatternBytes) + " bytes",
                 {.remedy = "Split it into several patterns."});
