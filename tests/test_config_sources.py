@@ -185,7 +185,8 @@ def test_faults_without_a_line_name_the_file(tmp_path: Path, data: bytes, messag
 
 @pytest.mark.parametrize("width", range(98, 103))
 def test_long_names_are_cut_between_characters(width: int) -> None:
-    for text in (f"{'a' * width}€: 1\n", f"seed: {'a' * width}€\n", f"keep_patterns: ['{'a' * (width - 20)}€{'(' * 99}']\n"):
+    long = "a" * (width - 20) + "€"
+    for text in (f"{'a' * width}€: 1\n", f"seed: {long}\n", f"keep_patterns: ['{long}{'(' * 99}']\n"):
         with pytest.raises(ConfigurationError) as caught:
             DiffusionQuantConfig.from_yaml_text(text)
         assert "\ufffd" not in str(caught.value)

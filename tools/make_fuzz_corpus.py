@@ -2,8 +2,8 @@
 
 usage: make_fuzz_corpus.py [TARGET_DIR]     default tests/fuzz_corpus
 
-Each target has a folder of its own. Files are named after their content, so that a second run changes nothing. Seeds
-that fuzzing found (names of 40 hex digits) are left alone.
+Each target has a folder of its own. Files are named after their content, so that a second run changes nothing. What fuzzing
+found (found_*) is left alone.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def yaml_seeds() -> Iterable[bytes]:
         b"seed: \x00\n", b'variant: "\\ud800"\n', b"a: &x 1\nb: *x\n", b"seed: !!python/object:os.system x\n",
         b"seed: 1\nseed: 2\n", b"- a\n- b\n", b"seed: 1\n---\nseed: 2\n", b"? [a, b]\n: 1\n", b"seed: 0x10\n",
         b"min_accuracy: .5\n", b"min_accuracy: 1e-4\n", b"min_accuracy: .nan\n", b"modality: yes\n", b"<<: {a: 1}\n",
-        b"seed: {" + b"a: {" * 40, b"variant: |\n  text\n  more\n", b"variant: >-\n  text\n", b"%YAML 1.2\n---\nseed: 1\n",
+        b"seed: {" + b"a: {" * 40, b"variant: |\n  text\n  more\n", b"variant: >-\n  text\n",
+        b"%YAML 1.2\n---\nseed: 1\n",
         b"thermodynamic:\n  validation:\n    enabled: true\n", b"seed: !!int '12'\n", b"\tseed: 1\n", b"seed: 'a\n",
         ("a" * 99 + "\u20ac: 1\n").encode(),
     )  # fmt: skip

@@ -1,8 +1,8 @@
-// The index of a sharded checkpoint from any text, beside two valid shards. The same text is also taken for a file name.
-
-#include "arrow_quant/io/checkpoint.h"
+// The index of a sharded checkpoint from any text, beside two valid shards. The same text is also taken for a file
+// name.
 
 #include "arrow_quant/base/fuzz_support.h"
+#include "arrow_quant/io/checkpoint.h"
 #include "arrow_quant/io/checkpoint_layout.h"
 #include "arrow_quant/io/safetensors/test_files.h"
 

@@ -203,9 +203,10 @@ std::string ConfigFieldsJson() {
 }
 
 void ThrowBadValue(const ConfigField& field, std::string_view value) {
-  throw Error(ErrorCode::kConfiguration,
-              std::string(field.name) + " is " + Shortened(value, kMaxShownBytes) + "; it must be " + FieldExpectation(field),
-              {.remedy = "Correct it, or leave it out to take the profile's value."});
+  throw Error(
+      ErrorCode::kConfiguration,
+      std::string(field.name) + " is " + Shortened(value, kMaxShownBytes) + "; it must be " + FieldExpectation(field),
+      {.remedy = "Correct it, or leave it out to take the profile's value."});
 }
 
 }  // namespace arrow_quant

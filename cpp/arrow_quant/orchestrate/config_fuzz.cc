@@ -1,8 +1,7 @@
 // A configuration from any JSON text; what is accepted is written, read again and turned into options.
 
-#include "arrow_quant/orchestrate/config.h"
-
 #include "arrow_quant/base/fuzz_support.h"
+#include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/orchestrate/model_options.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

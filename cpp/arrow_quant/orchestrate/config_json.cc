@@ -35,7 +35,8 @@ class StrictParse {
     if (event == Event::object_start) keys_.emplace_back();
     if (event == Event::object_end) keys_.pop_back();
     if (event == Event::key && !keys_.back().insert(value.get<std::string>()).second) {
-      ThrowConfiguration("the key '" + Shortened(value.get<std::string>(), 100) + "' is given twice", "Remove one of the two.");
+      ThrowConfiguration("the key '" + Shortened(value.get<std::string>(), 100) + "' is given twice",
+                         "Remove one of the two.");
     }
     return true;
   }

@@ -98,8 +98,7 @@ TEST(DiffusionOrchestrator, OverwritesOnRequestOnly) {
   const fs::path model = WriteModel(directory);
   const fs::path output = directory / "out";
   DiffusionOrchestrator(Config()).QuantizeModel(model, output);
-  EXPECT_EQ(CodeOf([&] { DiffusionOrchestrator(Config()).QuantizeModel(model, output); }),
-            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(CodeOf([&] { DiffusionOrchestrator(Config()).QuantizeModel(model, output); }), ErrorCode::kInvalidArgument);
   EXPECT_NO_THROW(DiffusionOrchestrator(Config(), {.overwrite = true}).QuantizeModel(model, output));
 }
 
@@ -126,8 +125,8 @@ TEST(DiffusionOrchestrator, StopsOnRequestAndLeavesNothing) {
 TEST(DiffusionOrchestrator, ReportsProgress) {
   const TempDirectory directory;
   double last = 0;
-  DiffusionOrchestrator(Config()).QuantizeModel(
-      WriteModel(directory), directory / "out", [&](const std::string&, double fraction) { last = fraction; });
+  DiffusionOrchestrator(Config()).QuantizeModel(WriteModel(directory), directory / "out",
+                                                [&](const std::string&, double fraction) { last = fraction; });
   EXPECT_EQ(last, 1.0);
 }
 

@@ -18,14 +18,13 @@ TEST_P(BadOptions, AreConfigurationErrors) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BadOptions,
-                         ::testing::Values("", "[]", "{", R"({"bit_width": "4"})", R"({"bit_width": 18446744073709551616})",
-                                           R"({"bit_width": 4294967300})", R"({"bit_width": 1e300})",
-                                           R"({"num_threads": -99999999999})", R"({"fallback": 1})",
-                                           R"({"layer_bit_widths": 1})", R"({"layer_bit_widths": {"a": "x"}})",
-                                           R"({"layer_bit_widths": {"a": 1e99}})", R"({"keep_patterns": [1]})",
-                                           R"({"hadamard": "all"})",
-                                           R"({"thermodynamic": {"validation": {"enabled": true}}})"));
+INSTANTIATE_TEST_SUITE_P(
+    All, BadOptions,
+    ::testing::Values("", "[]", "{", R"({"bit_width": "4"})", R"({"bit_width": 18446744073709551616})",
+                      R"({"bit_width": 4294967300})", R"({"bit_width": 1e300})", R"({"num_threads": -99999999999})",
+                      R"({"fallback": 1})", R"({"layer_bit_widths": 1})", R"({"layer_bit_widths": {"a": "x"}})",
+                      R"({"layer_bit_widths": {"a": 1e99}})", R"({"keep_patterns": [1]})", R"({"hadamard": "all"})",
+                      R"({"thermodynamic": {"validation": {"enabled": true}}})"));
 
 TEST(ModelOptions, ComeFromAConfiguration) {
   DiffusionQuantConfig config = DiffusionQuantConfig::FromProfile("edge");

@@ -1,12 +1,11 @@
 // A Parquet model, of any layout, from any bytes: what is accepted is loaded, and expanded where it is an older layout.
 
-#include "arrow_quant/io/parquet/model_reader.h"
-
 #include <cstdlib>
 #include <vector>
 
 #include "arrow_quant/base/fuzz_support.h"
 #include "arrow_quant/io/parquet/legacy.h"
+#include "arrow_quant/io/parquet/model_reader.h"
 
 namespace {
 

@@ -1,8 +1,6 @@
 // One row of a Parquet model, of any layout, with cells of the right and of other types. Through files most inputs end
 // in Arrow's own checks; here all of them reach ours.
 
-#include "arrow_quant/io/parquet/record_row.h"
-
 #include <arrow/array.h>
 #include <arrow/builder.h>
 #include <arrow/record_batch.h>
@@ -16,6 +14,7 @@
 #include "arrow_quant/base/fuzz_support.h"
 #include "arrow_quant/io/parquet/arrow_status.h"
 #include "arrow_quant/io/parquet/legacy.h"
+#include "arrow_quant/io/parquet/record_row.h"
 
 namespace arrow_quant {
 namespace {
@@ -62,9 +61,21 @@ constexpr std::array kColumns = {Column{"layer_name", Type::kText},
                                  Column{"equalization_scales", Type::kFloats}};
 
 // Words that a reader looks for, since a mutation rarely hits upon them.
-constexpr std::array<const char*, 16> kWords = {"",        "none",   "int2",  "int4",     "int8",
-                                                "int3",    "affine", "float", "lsb",      "fp16",
-                                                "float32", "{}",     "layer", "bfloat16", "{\"num_time_groups\":2}",
+constexpr std::array<const char*, 16> kWords = {"",
+                                                "none",
+                                                "int2",
+                                                "int4",
+                                                "int8",
+                                                "int3",
+                                                "affine",
+                                                "float",
+                                                "lsb",
+                                                "fp16",
+                                                "float32",
+                                                "{}",
+                                                "layer",
+                                                "bfloat16",
+                                                "{\"num_time_groups\":2}",
                                                 "int4_asym_group"};
 
 template <typename Builder>

@@ -1,8 +1,7 @@
 // The header of a safetensors file from any bytes.
 
-#include "arrow_quant/io/safetensors/header.h"
-
 #include "arrow_quant/base/fuzz_support.h"
+#include "arrow_quant/io/safetensors/header.h"
 
 namespace {
 
