@@ -139,16 +139,25 @@ nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_
                         ToNumpy<float>(std::move(q.zero_points), {rows, groups}), q.group_size);
 }
 
+void CheckBits(int bits) {
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
+    throw Error(ErrorCode::kInvalidArgument, "bits is " + std::to_string(bits), {.remedy = "Use 2, 3, 4 or 8."});
+  }
+}
+
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
                            const FloatArray& scales, const FloatArray& zero_points) {
-  const std::size_t groups = cols == 0 ? 0 : (cols + group_size - 1) / group_size;
-  if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
-      codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||
-      zero_points.size() != rows * groups) {
+  CheckBits(bits);
+  constexpr std::size_t kMaxWeights = std::size_t{1} << 48U;
+  std::size_t weights = 0;
+  const bool countable = !__builtin_mul_overflow(rows, cols, &weights) && weights <= kMaxWeights && group_size > 0;
+  const std::size_t groups = !countable || cols == 0 ? 0 : (cols - 1) / group_size + 1;
+  if (!countable || codes.size() != (weights * static_cast<std::size_t>(bits) + 7) / 8 ||
+      scales.size() != rows * groups || zero_points.size() != rows * groups) {
     throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
                 {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
   }
-  AlignedVector<float> out(rows * cols);
+  AlignedVector<float> out(weights);
   {
     const nb::gil_scoped_release release;
     for (std::size_t r = 0; r < rows; ++r) {
@@ -171,12 +180,6 @@ nb::object ToFloat32Py(const ByteArray& data, const std::string& dtype_name) {
     FastToFloat32(*dtype, reinterpret_cast<const std::byte*>(data.data()), static_cast<std::int64_t>(n), out.data());
   }
   return ToNumpy<float>(std::move(out), {n});
-}
-
-void CheckBits(int bits) {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
-    throw Error(ErrorCode::kInvalidArgument, "bits is " + std::to_string(bits), {.remedy = "Use 2, 3, 4 or 8."});
-  }
 }
 
 nb::object PackPy(const ByteArray& codes, int bits) {

@@ -2,8 +2,8 @@
 
 usage: make_fuzz_corpus.py [TARGET_DIR]     default tests/fuzz_corpus
 
-Each target has a folder of its own. Files are named after their content, so that a second run changes nothing. What fuzzing
-found (found_*) is left alone.
+Each target has a folder of its own. Files are named after their content, so that a second run changes nothing.
+What fuzzing found (found_*) is left alone.
 """
 
 from __future__ import annotations
