@@ -86,7 +86,7 @@ def config_values() -> list[dict[str, Any]]:
         {}, {"bit_width": 4, "group_size": 64, "deployment_profile": "edge"}, {"bit_width": "4"}, {"bit_width": 2**64},
         {"bit_width": None}, {"bitwidth": 4}, {"group_size": 100}, {"min_accuracy": 1.5}, {"modality": "audio"},
         {"keep_patterns": ["norm", "attn\\.to_[qkv]"]}, {"keep_patterns": ["a(b"]}, {"keep_patterns": ["(a)\\1"]},
-        {"keep_patterns": ["(a?){9000}"]}, {"keep_patterns": ["(" * 300]}, {"keep_patterns": "norm"},
+        {"keep_patterns": ["(a?){90}"]}, {"keep_patterns": ["(" * 300]}, {"keep_patterns": "norm"},
         {"quantize_patterns": ["[a-z]{1,3}$"]}, {"transposed_patterns": ["(?=a)|^b*?"]},
         {"layer_bit_widths": {"z.*": 8, "a.*": 2, "m": 16}}, {"layer_bit_widths": {"a": 5}},
         {"layer_bit_widths": {"[": 4}}, {"time_weighting": [0, 1, 2.5], "num_time_groups": 3},
