@@ -19,6 +19,10 @@ rm -rf "$work"
   -DPython_EXECUTABLE="$python" --log-level=WARNING
 "$cmake" --build "$work/example"
 
+# Whatever is installed can be included by itself.
+find "$work/install/include" -name '*.h' -print0 |
+  xargs -0 -I HEADER "${CXX:-c++}" -std=c++20 -fsyntax-only -I "$work/install/include" -include HEADER -x c++ /dev/null
+
 model=../shared/models/dit_mnist
 [ -d "$model" ] || model=examples/models/dit_mnist
 "$work/example/quantize" "$model" "$work/quantized" 4

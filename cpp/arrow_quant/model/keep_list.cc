@@ -33,6 +33,7 @@ std::string SizeReason(const MatrixShape& matrix, std::int64_t min_columns, std:
 
 std::vector<NamePattern> Compile(const std::vector<std::string>& texts, std::string_view option) {
   std::vector<NamePattern> patterns;
+  patterns.reserve(texts.size());
   for (const std::string& text : texts) patterns.emplace_back(text, option);
   return patterns;
 }
