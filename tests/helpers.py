@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 _NAMES = {"float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "uint16": "BF16", "bool": "BOOL"}
 
+# For programs run by tests. ru_maxrss would count what the process was forked from, too.
+PRINT_PEAK_KB = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file={file})"
+
 
 def write_safetensors(path: pathlib.Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
     """A .safetensors file; uint16 arrays are stored as BF16."""

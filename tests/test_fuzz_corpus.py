@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from arrow_quant_v2 import ArrowQuantError, ArrowQuantV2, DiffusionQuantConfig, QuantizedModel
 from arrow_quant_v2._native import core
+from helpers import PRINT_PEAK_KB
 
 CORPUS = pathlib.Path(__file__).parent / "fuzz_corpus"
 
@@ -61,17 +62,16 @@ def test_impossible_matrices_are_refused(rows: int, cols: int, bits: int, group_
 
 def test_a_page_that_claims_gigabytes_takes_neither_memory_nor_time() -> None:
     program = (
-        "import sys, resource, arrow_quant_v2 as aq\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    aq.QuantizedModel(sys.argv[1])\nexcept aq.CorruptFileError:\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "import sys, arrow_quant_v2 as aq\n"
+        "try:\n    aq.QuantizedModel(sys.argv[1])\nexcept aq.CorruptFileError:\n    "
+        + PRINT_PEAK_KB.format(file="sys.stdout")
     )
     file = CORPUS / "model_reader" / "found_page_claims_gigabytes"
     begin = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True, check=True)
     # It took 16 s and 1,700,000 KB before; importing takes a second or two on a busy machine.
     assert time.perf_counter() - begin < 12
-    assert int(run.stdout) < 100_000
+    assert int(run.stdout) < 400_000
 
 
 def read_configuration(path: pathlib.Path) -> int:
