@@ -26,11 +26,25 @@ std::string Cause(const std::regex_error& error) {
   return text;
 }
 
+// True for "{1000000", ",1000000" and "\\1000000": libstdc++ lets the number of a count or of a group overflow.
+bool HasHugeNumber(std::string_view text) {
+  constexpr std::size_t kMaxDigits = 6;
+  for (std::size_t i = text.find_first_of("{,\\"); i < text.size(); i = text.find_first_of("{,\\", i + 1)) {
+    const std::size_t end = text.find_first_not_of("0123456789", i + 1);
+    if (std::min(end, text.size()) - (i + 1) > kMaxDigits) return true;
+  }
+  return false;
+}
+
 std::regex Compile(const std::string& text, std::string_view option) {
   const std::string quoted = std::string(option) + ": '" + Shortened(text, 80) + "'";
   if (text.size() > kMaxPatternBytes) {
     throw Error(ErrorCode::kConfiguration, quoted + " is longer than " + std::to_string(kMaxPatternBytes) + " bytes",
                 {.remedy = "Split it into several patterns."});
+  }
+  if (HasHugeNumber(text)) {
+    throw Error(ErrorCode::kConfiguration, quoted + " has a number of more than 6 digits after {, a comma or \\",
+                {.remedy = "Use a smaller count, or * for any."});
   }
   try {
     return std::regex(text, Flags());

@@ -51,6 +51,13 @@ TEST(NamePattern, RefusesCountsThatExplode) {
   EXPECT_NE(MessageOf("(((a{99}){99}){99}){99}").find("not a regular expression"), std::string::npos);
 }
 
+TEST(NamePattern, RefusesNumbersThatOverflow) {
+  for (const char* pattern : {"a{99999999999999999999}", "a{1,99999999999999999999}", "(a)\\99999999999999999999"}) {
+    EXPECT_NE(MessageOf(pattern).find("more than 6 digits"), std::string::npos) << pattern;
+  }
+  EXPECT_EQ(MessageOf("step_12345678901234567890|a{000002}"), "");
+}
+
 // Backtracking would take longer than the age of the universe, or the stack.
 TEST(NamePattern, MatchesEvilPatternsInBoundedTimeAndStack) {
   const std::string name(64, 'a');
