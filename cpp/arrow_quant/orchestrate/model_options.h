@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arrow_quant/model/modality.h"
+#include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/quantize/affine_grid.h"
 #include "arrow_quant/quantize/rounding/rounding.h"
 
@@ -48,5 +49,9 @@ struct ModelOptions {
 // From the JSON of a DiffusionQuantConfig and the keys `diffusion` and `overwrite`. Throws Error kConfiguration naming
 // key and value, also for values that ask for what this version does not do.
 ModelOptions ModelOptionsFromJson(std::string_view text);
+
+// The same from a configuration, with `diffusion` and `overwrite` at their defaults. Throws as ModelOptionsFromJson and
+// DiffusionQuantConfig::Validate do.
+ModelOptions ModelOptionsFromConfig(const DiffusionQuantConfig& config);
 
 }  // namespace arrow_quant

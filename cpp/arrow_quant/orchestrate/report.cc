@@ -85,6 +85,42 @@ Json KeptJson(const TensorReport& r) {
 
 }  // namespace
 
+std::string ModelResult::method() const {
+  std::map<std::string, std::int64_t> methods;
+  for (const TensorReport& r : tensors) {
+    if (r.quantized) ++methods[r.method];
+  }
+  const auto commonest = std::max_element(methods.begin(), methods.end(),
+                                          [](const auto& a, const auto& b) { return a.second < b.second; });
+  return commonest == methods.end() ? "none" : commonest->first;
+}
+
+double ModelResult::compression_ratio() const {
+  return parquet_bytes > 0 ? static_cast<double>(source_bytes) / static_cast<double>(parquet_bytes) : 0.0;
+}
+
+double ModelResult::bits_per_weight() const {
+  return num_params > 0 ? 8 * static_cast<double>(parquet_bytes) / static_cast<double>(num_params) : 0.0;
+}
+
+double ModelResult::model_size_mb() const { return static_cast<double>(parquet_bytes) / 1e6; }
+
+double ModelResult::source_size_mb() const { return static_cast<double>(source_bytes) / 1e6; }
+
+std::int64_t ModelResult::layers_quantized() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return r.quantized; });
+}
+
+std::int64_t ModelResult::layers_fallen_back() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
+}
+
+double ModelResult::fallback_rate() const {
+  const auto tried = std::count_if(tensors.begin(), tensors.end(),
+                                   [](const TensorReport& r) { return r.quantized || !r.fallbacks.empty(); });
+  return tried > 0 ? static_cast<double>(layers_fallen_back()) / static_cast<double>(tried) : 0.0;
+}
+
 std::string ToJson(const TensorReport& report) {
   Json json = {{"role", report.role},
                {"cosine", report.cosine},
@@ -98,18 +134,10 @@ std::string ToJson(const ModelResult& result) {
   Json layers = Json::array();
   Json kept = Json::array();
   Json fallbacks = Json::array();
-  std::int64_t fell_back = 0;
-  std::map<std::string, std::int64_t> methods;
   for (const TensorReport& r : result.tensors) {
     (r.quantized ? layers : kept).push_back(r.quantized ? LayerJson(r) : KeptJson(r));
-    if (r.quantized) ++methods[r.method];
     for (const Fallback& f : r.fallbacks) fallbacks.push_back(FallbackJson(f));
-    if (!r.fallbacks.empty()) ++fell_back;
   }
-  const auto commonest = std::max_element(methods.begin(), methods.end(),
-                                          [](const auto& a, const auto& b) { return a.second < b.second; });
-  const std::string method = commonest == methods.end() ? "none" : commonest->first;
-  const double bytes = static_cast<double>(result.parquet_bytes);
   Json json;
   json["quantized_path"] = result.quantized_path;
   json["modality"] = result.modality.empty() ? Json(nullptr) : Json(result.modality);
@@ -117,13 +145,13 @@ std::string ToJson(const ModelResult& result) {
   json["source_kind"] = result.source_kind;
   json["bit_width"] = result.bit_width;
   json["group_size"] = result.group_size;
-  json["method"] = method;
+  json["method"] = result.method();
   json["strategy"] = result.strategy;
   json["calibration"] = result.calibration;
-  json["compression_ratio"] = bytes > 0 ? static_cast<double>(result.source_bytes) / bytes : 0.0;
-  json["bits_per_weight"] = result.num_params > 0 ? 8 * bytes / static_cast<double>(result.num_params) : 0.0;
-  json["model_size_mb"] = bytes / 1e6;
-  json["source_size_mb"] = static_cast<double>(result.source_bytes) / 1e6;
+  json["compression_ratio"] = result.compression_ratio();
+  json["bits_per_weight"] = result.bits_per_weight();
+  json["model_size_mb"] = result.model_size_mb();
+  json["source_size_mb"] = result.source_size_mb();
   json["cosine_similarity"] = result.cosine;
   json["sqnr_db"] = result.sqnr_db;
   json["layers"] = std::move(layers);
@@ -133,7 +161,7 @@ std::string ToJson(const ModelResult& result) {
     json["merged"].push_back({{"name", m.name}, {"component", m.component}, {"into", m.into}});
   }
   json["fallbacks"] = std::move(fallbacks);
-  json["layers_fallen_back"] = fell_back;
+  json["layers_fallen_back"] = result.layers_fallen_back();
   json["fallback_rate"] = FallbackRates(result);
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;

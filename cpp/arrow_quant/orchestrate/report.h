@@ -64,7 +64,7 @@ struct MergedTensor {
   std::string into;
 };
 
-// What became of a model.
+// What became of a model. The result dictionary of the Python API is made from it under the same names.
 struct ModelResult {
   std::string quantized_path;
   std::string modality;
@@ -84,6 +84,15 @@ struct ModelResult {
   std::vector<TensorReport> tensors;
   std::vector<MergedTensor> merged;  // scales of 8-bit float weights, applied to them
   std::vector<std::string> warnings;
+
+  std::string method() const;        // of most quantized layers; "none" without one
+  double compression_ratio() const;  // bytes of the source's weights / bytes on disk; 0 without any
+  double bits_per_weight() const;    // on disk, all parameters counted; 0 without any
+  double model_size_mb() const;      // on disk, 1 MB being 1,000,000 bytes
+  double source_size_mb() const;
+  std::int64_t layers_quantized() const;
+  std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
+  double fallback_rate() const;             // their share of all layers that were to be quantized
 };
 
 // As the result dictionary of the Python API.

@@ -30,6 +30,8 @@ EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
 app = typer.Typer(
     help="Quantize diffusion models to INT2, INT4 or INT8 Parquet.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 fine; 1 quality below the threshold, or a layer fell back under --strict; 2 wrong usage or "
+    "configuration; 3 bad input, such as a missing or corrupt file. --debug shows tracebacks.",
 )  # fmt: skip
 # Names and patterns may hold brackets, which are no markup.
 out = Console(markup=False)
@@ -243,6 +245,7 @@ def demo(
         "examples/models/dit_mnist"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and steps.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
     try:
@@ -251,7 +254,9 @@ def demo(
         raise ConfigurationError(
             f"the demo needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch,report]'"
         ) from error
-    run_demo(model, output, out, quick=quick)
+    figures = run_demo(model, output, Console(stderr=True) if as_json else out, quick=quick)
+    if as_json:
+        typer.echo(json.dumps({"models": figures, "pictures": str(output / "digits.png")}))
 
 
 def main() -> None:
