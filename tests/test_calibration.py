@@ -6,25 +6,24 @@ import json
 
 import numpy as np
 import pytest
-from helpers import write_safetensors
-
 from arrow_quant_v2 import (
     ArrowQuantV2,
     ConfigurationError,
     CorruptFileError,
     DiffusionQuantConfig,
+    MetadataError,
     ModelNotFoundError,
     ShapeMismatchError,
     ValidationError,
 )
 from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration import load_statistics, model_fingerprint
+from helpers import write_safetensors
 
 torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
-
 from arrow_quant_v2.torch import ActivationCollector, collect_activations  # noqa: E402
 from arrow_quant_v2.torch.unfold import input_rows, row_blocks, row_width  # noqa: E402
+from torch import nn  # noqa: E402
 
 BASE = ArrowQuantV2("base")
 RNG = np.random.default_rng(0)
@@ -88,7 +87,8 @@ def test_a_grouped_transposed_convolution_has_the_energy_of_its_groups():
 def test_large_convolutions_are_thinned():
     module = nn.Conv2d(4, 6, 3)
     (rows,) = input_rows(module, torch.randn(2, 4, 40, 40), 10_000)
-    assert rows.numel() <= 10_000 and len(rows) > 100
+    assert rows.numel() <= 10_000
+    assert len(rows) > 100
 
 
 # ---- collecting
@@ -135,7 +135,7 @@ def test_moments_are_those_of_the_samples(attention, collected):
     np.testing.assert_allclose(got.second_moment(), (rows.T @ rows / len(rows)).numpy(), atol=1e-4)
     assert got.count(0) + got.count(1) == len(rows)
     np.testing.assert_allclose(got.timesteps()["time"], np.arange(32) * 30.0)
-    assert len(got.held_out(0)) == len(got.held_out(1)) == 64 + 0 * 4 or len(got.held_out(0)) > 0
+    assert [len(got.held_out(group)) for group in (0, 1)] == [64, 64]  # eight samples of eight rows each
 
 
 def test_samples_of_one_batch_may_have_different_times(attention):
@@ -184,7 +184,8 @@ def test_an_empty_data_set_is_an_error(attention):
 def test_hooks_leave_with_the_context(attention):
     with ActivationCollector(attention, [0, 1000]):
         pass
-    assert not attention._forward_pre_hooks and not attention.q._forward_pre_hooks
+    assert not attention._forward_pre_hooks
+    assert not attention.q._forward_pre_hooks
 
 
 # ---- quantizing
@@ -211,7 +212,8 @@ def test_activations_make_outputs_better(tmp_path, source, attention, collected)
     loud = collect_activations(attention, [{"sample": x[None], "timestep": 1} for _ in range(9)], [0, 1000])
     with_them = BASE.quantize_diffusion_model(source, tmp_path / "a", config(), calibration=loud)
     without = BASE.quantize_diffusion_model(source, tmp_path / "n", config(), calibration="none")
-    assert with_them["calibration"] == "activations" and without["calibration"] == "none"
+    assert with_them["calibration"] == "activations"
+    assert without["calibration"] == "none"
     assert by_name(with_them)["q.weight"]["method"] == "ldlq"
     from arrow_quant_v2.torch import load_state_dict
 
@@ -238,7 +240,8 @@ def test_held_out_figures_are_those_of_the_file(tmp_path, source, attention, col
 def test_a_layer_that_no_sample_reaches_is_listed(tmp_path, source, collected):
     result = BASE.quantize_diffusion_model(source, tmp_path / "q", config(), calibration=collected)
     (step,) = result["fallbacks"]
-    assert step["layer"] == "never.weight" and "never reached" in step["cause"]
+    assert step["layer"] == "never.weight"
+    assert "never reached" in step["cause"]
     assert (step["from_method"], step["to_method"]) == ("ldlq", "min_max")
     assert result["layers_fallen_back"] == 1
     assert result["fallback_rate"]["ldlq"] == 0.25
@@ -271,7 +274,8 @@ def test_awkward_activations_give_finite_weights(tmp_path, source, attention, ki
         assert torch.isfinite(value).all(), name
     floor = {2: 0.8, 4: 0.98, 8: 0.9999}[bits]  # far below what is reached; a broken layer is near 0
     for layer in result["layers"]:
-        assert layer["output_cosine"] > floor and layer["cosine"] > floor - 0.35
+        assert layer["output_cosine"] > floor
+        assert layer["cosine"] > floor - 0.35
         assert layer["dampening"] > 0 or layer["method"] != "ldlq"
 
 
@@ -309,7 +313,8 @@ def test_output_cosine_decides_where_there_are_activations(tmp_path, source, col
     settings = config(bit_width=2, min_accuracy=0.995)
     result = BASE.quantize_diffusion_model(source, tmp_path / "q", settings, calibration=collected)
     steps = [step for step in result["fallbacks"] if step["layer"] == "q.weight"]
-    assert steps and steps[0]["cause"].startswith("output cosine")
+    assert steps
+    assert steps[0]["cause"].startswith("output cosine")
     assert steps[0]["cosine_after"] >= steps[0]["cosine_before"]
     assert by_name(result)["q.weight"]["output_cosine"] >= 0.995
 
@@ -334,7 +339,8 @@ def test_grouped_and_transposed_convolutions_are_calibrated(tmp_path):
     result = BASE.quantize_diffusion_model(source, tmp_path / "q", settings, calibration=got)
     layers = by_name(result)
     for name in ("0.weight", "2.weight", "3.weight"):
-        assert layers[name]["method"] == "ldlq" and layers[name]["output_cosine"] > 0.99, name
+        assert layers[name]["method"] == "ldlq", name
+        assert layers[name]["output_cosine"] > 0.99, name
 
 
 # ---- files
@@ -399,5 +405,5 @@ def test_without_a_runnable_model_weights_only_and_a_warning(tmp_path, source):
     result = ArrowQuantV2().quantize_diffusion_model(source, tmp_path / "q", config())
     assert result["calibration"] == "none"
     assert any("weights only" in warning for warning in result["warnings"])
-    with pytest.raises((ConfigurationError, ModelNotFoundError, Exception), match="config.json"):
+    with pytest.raises(MetadataError, match=r"config\.json"):
         ArrowQuantV2().quantize_diffusion_model(source, tmp_path / "s", config(calibration="synthetic"))

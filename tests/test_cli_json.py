@@ -23,7 +23,9 @@ from typer.testing import CliRunner
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", "ARROW_QUANT_CALIBRATION": "none"})
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", "ARROW_QUANT_CALIBRATION": "none"}
+    )
 
 
 def write_v1(path: pathlib.Path) -> None:
