@@ -7,7 +7,7 @@ import io
 import math
 import pathlib
 import wave
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,24 @@ COLUMNS = ("text", "input_ids", "image", "audio", "latent", "data", "timestep", 
 FloatArray = npt.NDArray[np.float32]
 
 
-def parse_columns(options: list[str], default: str) -> dict[str, str]:
-    """``["image=jpg", "label=class"]`` as {"image": "jpg", "label": "class"}; a name alone is that of ``default``."""
+def column_names(options: Iterable[str]) -> dict[str, str]:
+    """``["image=jpg", "label=class"]`` as {"image": "jpg", "label": "class"}; a name alone gets the key ""."""
     found = {}
     for option in options:
         column, _, name = option.rpartition("=")
-        column = column or default
-        if column not in COLUMNS or not name:
-            raise ConfigurationError(f"column is '{option}'. Give NAME or COLUMN=NAME, COLUMN of {', '.join(COLUMNS)}.")
+        if not name:
+            raise ConfigurationError(f"column is '{option}'. Give NAME or COLUMN=NAME.")
         found[column] = name
     return found
+
+
+def checked_columns(names: Mapping[str, str] | str | None, default: str) -> dict[str, str]:
+    """Names in the data by our column; one that is given alone, or with the key "", is that of ``default``."""
+    given = {"": names} if isinstance(names, str) else names or {}
+    unknown = [column for column in given if column and column not in COLUMNS]
+    if unknown:
+        raise ConfigurationError(f"there is no column {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
+    return {column or default: name for column, name in given.items()}
 
 
 def cell(row: Row, column: str, names: Mapping[str, str]) -> Any:
@@ -132,13 +140,13 @@ def _encoded(value: Any, folder: pathlib.Path) -> bytes:
 def _pcm(frames: bytes, width: int) -> FloatArray:
     """Samples of 8-bit unsigned or 16, 24, 32-bit signed little-endian PCM."""
     if width == 1:
-        return (np.frombuffer(frames, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(frames, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if width == 3:  # widened by a low byte of zero
         padded = np.zeros((len(frames) // 3, 4), np.uint8)
         padded[:, 1:] = np.frombuffer(frames, np.uint8).reshape(-1, 3)
         frames, width = padded.tobytes(), 4
     scale = float(1 << (8 * width - 1))
-    return (np.frombuffer(frames, f"<i{width}") / scale).astype(np.float32)
+    return np.frombuffer(frames, f"<i{width}").astype(np.float32) / np.float32(scale)
 
 
 def _pillow() -> Any:

@@ -7,12 +7,10 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from arrow_quant_v2.calibration_columns import COLUMNS, parse_columns
+from arrow_quant_v2.calibration_columns import checked_columns
 from arrow_quant_v2.calibration_data import DEFAULT_MAX_BAD_ROWS, BadRows, open_data
-from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.torch.masked_text import masked_calls, reader_of, windows
 from arrow_quant_v2.torch.noised import noised_calls, sample_format
 from arrow_quant_v2.torch.synthetic import find_mask_token, load_scheduler, sequence_length
@@ -52,8 +50,9 @@ class DataCalls:
 def data_calls(model: nn.Module, path: pathlib.Path, source: DataSource, count: int, seed: int) -> DataCalls:
     """Calls with ``count`` samples of ``source`` for a model loaded from ``path``, the same for the same seed.
 
-    A masked language model gets windows of text, masked at ratios stratified over (0, 1]; a denoiser gets samples noised
-    to times stratified over its schedule. Data with fewer samples are gone through again, with other masks or noise.
+    A masked language model gets windows of text, masked at ratios stratified over (0, 1]; a denoiser gets samples
+    noised to times stratified over its schedule. Data with fewer
+    samples are gone through again, with other masks or noise.
 
     Raises:
         ConfigurationError: no such data, an empty data set, a column that no row can have.
@@ -63,7 +62,7 @@ def data_calls(model: nn.Module, path: pathlib.Path, source: DataSource, count: 
     bad = BadRows(source.max_bad_rows)
     mask_token_id = find_mask_token(model, path)
     if mask_token_id is not None:
-        names = _names(source.columns, "text")
+        names = checked_columns(source.columns, "text")
         data = open_data(source.data, "text", source.split)
         reader = reader_of(path, int(model.config.vocab_size), names)  # type: ignore[union-attr,arg-type]
         drawn = windows(data, reader, sequence_length(model, path), count, seed, bad)
@@ -72,17 +71,6 @@ def data_calls(model: nn.Module, path: pathlib.Path, source: DataSource, count: 
     form = sample_format(model)
     data = open_data(source.data, form.kind, source.split)
     scheduler = load_scheduler(path)
-    names = _names(source.columns, form.kind)
+    names = checked_columns(source.columns, form.kind)
     calls = noised_calls(data, form, scheduler, names, count, seed, bad)
     return DataCalls(calls, float(scheduler.config.num_train_timesteps), None, data.name, bad)
-
-
-def _names(columns: Mapping[str, str] | str | None, default: str) -> dict[str, str]:
-    if columns is None:
-        return {}
-    if isinstance(columns, str):
-        return parse_columns([columns], default)
-    unknown = [str(name) for name in columns if name and name not in COLUMNS]
-    if unknown:
-        raise ConfigurationError(f"columns has {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
-    return {name or default: found for name, found in columns.items()}

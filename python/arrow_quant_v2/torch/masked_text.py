@@ -178,7 +178,7 @@ def _file_windows(
 ) -> Iterator[torch.Tensor]:
     found, joined = 0, torch.empty(0, dtype=torch.int64)
     for attempt in range(100):  # files that are shorter than a window are joined, so that one pass can give too few
-        for where, piece in data.pieces(count, length * reader.bytes_per_token, seed + attempt, bad):
+        for _, piece in data.pieces(count, length * reader.bytes_per_token, seed + attempt, bad):
             tokens = reader.of_bytes(piece)
             if len(tokens) < length:
                 joined = torch.cat([joined, tokens])

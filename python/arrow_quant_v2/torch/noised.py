@@ -68,7 +68,7 @@ def noised_calls(
     seed: int,
     bad: BadRows,
 ) -> Iterator[dict[str, Any]]:
-    """Batches of ``count`` samples, noised to times stratified over the schedule (one in each of ``count`` equal parts).
+    """Batches of ``count`` samples, noised to times stratified over the schedule, one in each of ``count`` equal parts.
 
     The noising is the scheduler's: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al. 2020, equation 4), or
     (1 - s) x + s eps for flow matching (Lipman et al. 2023). Rows of ``data`` with a timestep are given as they are.
