@@ -68,7 +68,7 @@ def test_saved_data_sets_are_read(tmp_path):
     assert [r.values["n"] for r in rows_of(tmp_path / "one")[0]] == list(range(40))
     assert [r.values["n"] for r in rows_of(tmp_path / "two")[0]] == list(range(40))
     assert [r.values["n"] for r in rows_of(tmp_path / "two", split="test")[0]] == [7]
-    with pytest.raises(ConfigurationError, match="no split 'x'.*train, test"):
+    with pytest.raises(ConfigurationError, match=r"no split 'x'.*train, test"):
         rows_of(tmp_path / "two", split="x")
 
 
@@ -125,7 +125,8 @@ def test_rows_of_the_caller(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ['{"text": "a', "[1, 2]", "nonsense", "\udcff\udcfe{", '{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
+    "line",
+    ['{"text": "a', "[1, 2]", "nonsense", "\udcff\udcfe{", '{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"],
 )
 def test_a_corrupt_line_is_named_and_skipped(tmp_path, line):
     path = tmp_path / "d.jsonl"
