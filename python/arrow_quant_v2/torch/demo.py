@@ -19,6 +19,7 @@ from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ModelNotFoundError
 from arrow_quant_v2.torch import load_quantized
+from arrow_quant_v2.torch.calibrate import Collected, sample_model
 from arrow_quant_v2.torch.load import build_model
 
 BITS = (8, 4, 2)
@@ -50,9 +51,10 @@ def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick:
     pictures = [want]
     source_bytes = sum(f.stat().st_size for f in model.glob("*.safetensors"))
     figures: list[dict[str, Any]] = []
+    activations = _activations(model, samples=8 if quick else 32)
     rows = [["float", f"{source_bytes / 1e6:.2f}", "16.00", "1.00", "1.00000", "-", "-", "-"]]
     for bits in BITS:
-        result = _quantize(model, output / f"int{bits}", bits)
+        result = _quantize(model, output / f"int{bits}", bits, activations)
         console.print(f"drawing the same digits with INT{bits}")
         got = sample(load_quantized(output / f"int{bits}", dtype=torch.float32), model, count, steps)
         pictures.append(got)
@@ -71,11 +73,19 @@ def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick:
     return figures
 
 
-def _quantize(model: pathlib.Path, output: pathlib.Path, bits: int) -> dict[str, Any]:
+def _activations(model: pathlib.Path, samples: int) -> Collected:
+    """What the layers see while the float model draws; the same for every width."""
+    with progress_reporter(title="calibrating") as report:
+        return sample_model(model, DiffusionQuantConfig(calibration_samples=samples), report)
+
+
+def _quantize(model: pathlib.Path, output: pathlib.Path, bits: int, activations: Collected) -> dict[str, Any]:
     # Without a threshold: the demo shows what each width does, not what the fallback would make of it.
     config = DiffusionQuantConfig(bit_width=bits, group_size=64, min_accuracy=0.0)
     with progress_reporter(title=f"INT{bits}") as report:
-        return ArrowQuantV2().quantize_diffusion_model(model, output, config, overwrite=True, progress_callback=report)
+        return ArrowQuantV2().quantize_diffusion_model(
+            model, output, config, activations, progress_callback=report, overwrite=True
+        )
 
 
 def _float_model(path: pathlib.Path) -> nn.Module:
