@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import signal
 import sys
 
 import numpy as np
@@ -23,6 +22,7 @@ from arrow_quant_v2 import (  # noqa: E402
 )
 from arrow_quant_v2._native import core  # noqa: E402
 from arrow_quant_v2.calibration_data import BadRows  # noqa: E402
+from arrow_quant_v2.cli.main import main  # noqa: E402
 from arrow_quant_v2.torch import calibrate_model, calibrate_pipeline  # noqa: E402
 from arrow_quant_v2.torch.data_sources import DataSource, data_calls  # noqa: E402
 from arrow_quant_v2.torch.noised import SampleFormat, audio_tensor, image_tensor, schedule_times  # noqa: E402
@@ -381,25 +381,39 @@ def test_the_span_of_times_is_what_the_denoiser_is_given():
 # ---- command line
 
 
-def cli(*arguments):
-    command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """The command in this process, where torch is loaded already: (exit code, standard output, standard error)."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["arrow-quant", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return (exit_.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
-def test_the_command_calibrates_with_data(text_model, tmp_path):
+def test_the_command_calibrates_with_data(cli, text_model, tmp_path):
     (tmp_path / "d.jsonl").write_text('{"body": "some text of the world"}\nbad\n')
     out = tmp_path / "s.parquet"
-    options = ("--data", tmp_path / "d.jsonl", "--column", "body", "--samples", 4, "--out", out, "--json")
-    run = cli("calibrate", text_model, *options)
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout)
+    options = ("--data", tmp_path / "d.jsonl", "--column", "body", "--samples", 4, "--out", out)
+    code, output, error = cli("calibrate", text_model, *options, "--json")
+    assert code == 0, error
+    result = json.loads(output)
     assert result["calibration_file"] == str(out)
     assert result["samples"]["skipped_rows"] == 1
-    run = cli("calibrate", text_model, *options, "--max-bad-rows", 0)
-    assert run.returncode == 3
-    assert "line 2" in run.stderr
-    run = cli("calibrate", text_model, "--unmasked", "--json")
-    assert run.returncode == 2
+    code, output, _ = cli("calibrate", text_model, *options)
+    assert code == 0
+    assert "4 samples" in output
+    assert "1 rows skipped" in output
+    code, _, error = cli("calibrate", text_model, *options, "--max-bad-rows", 0)
+    assert code == 3
+    assert "line 2" in error
+    code, _, error = cli("calibrate", text_model, "--unmasked")
+    assert code == 2
+    assert "--data" in error
 
 
 def test_bad_rows_of_two_passes_count_once(text_model):
