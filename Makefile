@@ -7,6 +7,7 @@
 #   DEMO_ARGS=    more arguments for the demo, for example DEMO_ARGS=--quick
 #   FUZZ_RUNS=    executions of each fuzz target, instead of FUZZ_SECONDS=60
 #   BENCH_ARGS=   more arguments for the benchmark
+#   ROBUSTNESS_ARGS=--check  compare with docs/robustness.md instead of writing it
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -160,6 +161,11 @@ format: $(VENV)/.dev ## rewrite C++ and Python files in the project's format
 	@echo "==> formatting"
 	@$(VENV)/bin/clang-format -i $(CXX_FILES)
 	@$(PY) -m ruff format $(PYTHON_DIRS)
+
+.PHONY: robustness
+robustness: build ## rewrite docs/robustness.md from what the program does with every kind of input
+	@echo "==> running every case of docs/robustness.md"
+	@PYTHONPATH=python $(PY) tools/make_robustness.py $(ROBUSTNESS_ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.runtime ## check the links of the Markdown documents

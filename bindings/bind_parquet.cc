@@ -17,6 +17,7 @@
 #include "arrow_quant/io/parquet/legacy.h"
 #include "arrow_quant/io/parquet/manifest.h"
 #include "arrow_quant/io/parquet/model_reader.h"
+#include "arrow_quant/io/parquet/model_writer.h"
 #include "arrow_quant/numeric/convert.h"
 #include "bindings.h"
 
@@ -80,6 +81,7 @@ nb::dict LoadTensor(const ParquetModel& model, std::size_t index) {
   values["scales"] = View(tensor.record.scales, tensor.owner);
   values["zero_points"] = View(tensor.record.zero_points, tensor.owner);
   values["residual_scales"] = View(tensor.record.residual_scales, tensor.owner);
+  values["column_scales"] = View(tensor.record.equalization_scales, tensor.owner);
   return values;
 }
 
@@ -116,6 +118,40 @@ nb::tuple WriteCompat(CompatWriter& writer, const std::string& name, const std::
   return nb::make_tuple(result.file.path.string(), result.file.bytes, result.max_error);
 }
 
+std::span<const float> Range(const AnyFloats& values) { return {values.data(), values.size()}; }
+
+// One quantized matrix in a file of its own; returns the bytes of the file.
+std::uint64_t WriteLayer(const std::string& path, const std::string& name, const std::vector<std::uint64_t>& shape,
+                         int bits, std::uint64_t group_size, const std::string& grid,
+                         const nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& codes,
+                         const AnyFloats& scales, const AnyFloats& zero_points, const AnyFloats& residual_scales,
+                         const AnyFloats& column_scales) {
+  TensorRecord record;
+  record.layer_name = name;
+  record.shape = shape;
+  record.dtype = "float32";
+  record.num_params = 1;
+  for (const std::uint64_t side : shape) record.num_params *= side;
+  record.quant_type = "int" + std::to_string(bits);
+  record.quant_axis = 0;
+  record.group_size = group_size;
+  record.bits = bits;
+  record.packing = "lsb";
+  record.grid = grid;
+  record.zero_point_kind = "float";
+  record.is_diffusion_model = false;
+  record.data = {codes.data(), codes.size()};
+  record.scales = Range(scales);
+  record.zero_points = Range(zero_points);
+  record.residual_scales = Range(residual_scales);
+  record.equalization_scales = Range(column_scales);
+  record.method = "layer";
+  const nb::gil_scoped_release release;
+  ParquetModelWriter writer(path);
+  writer.Append(record);
+  return writer.Close().bytes;
+}
+
 nb::bytes FromFloat32(const AnyFloats& values, const std::string& dtype) {
   if (dtype == "float32") return nb::bytes(reinterpret_cast<const char*>(values.data()), values.size() * 4);
   if (dtype != "float16" && dtype != "bfloat16") {
@@ -145,7 +181,8 @@ void BindParquet(nb::module_& m) {
           },
           "path"_a)
       .def("tensors_json", &ListTensors, "Name, shape, dtype, layout, ... of each tensor, without values.")
-      .def("load", &LoadTensor, "index"_a, "data, scales, zero_points, residual_scales of one tensor; no copies.")
+      .def("load", &LoadTensor, "index"_a,
+           "data, scales, zero_points, residual_scales, column_scales of one tensor; no copies.")
       .def("load_legacy", &LoadLegacy, "index"_a, "msb_first"_a = false,
            "data and dtype, or weights (float32), and warnings, of a tensor of an older layout.");
   nb::class_<CompatWriter>(m, "CompatWriter", "Writes the older one-byte-per-weight V2 Extended.")
@@ -154,6 +191,9 @@ void BindParquet(nb::module_& m) {
           "directory"_a)
       .def("write", &WriteCompat, "name"_a, "shape"_a, "weights"_a, "quantized"_a, "modality"_a.none(),
            "(path, bytes, largest error) of one tensor.");
+  m.def("write_layer", &WriteLayer, "path"_a, "name"_a, "shape"_a, "bits"_a, "group_size"_a, "grid"_a, "codes"_a,
+        "scales"_a, "zero_points"_a, "residual_scales"_a, "column_scales"_a,
+        "One quantized matrix, its rows the first axis, as a Parquet file; returns its bytes.");
   m.def("from_float32", &FromFloat32, "values"_a, "dtype"_a,
         "Bytes of float32 values as float16, bfloat16 or float32, to nearest even.");
   m.def(

@@ -7,5 +7,7 @@ namespace arrow_quant {
 // One function per area; module.cc calls them all.
 void BindConfig(nanobind::module_& m);
 void BindParquet(nanobind::module_& m);
+void BindRounding(nanobind::module_& m);
+void BindStatistics(nanobind::module_& m);
 
 }  // namespace arrow_quant

@@ -1,6 +1,7 @@
 // The Python module: conversions, the GIL and errors only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -16,10 +17,12 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/kernels/to_float32.h"
+#include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 #include "bindings.h"
+#include "numpy.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nanobind names arguments
@@ -27,10 +30,6 @@ using namespace nb::literals;  // NOLINT(google-build-using-namespace): how nano
 namespace arrow_quant {
 
 namespace {
-
-using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Names of files and tensors may be any bytes.
 nb::object ToPython(const std::string& text) {
@@ -58,9 +57,11 @@ struct News {
   bool done = false;
 };
 
-// Runs the job on a thread of its own; this one reports progress and listens to Ctrl-C every 50 ms.
+// Runs the job on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop every 50 ms.
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
-                            const nb::object& callback) {
+                            const nb::object& callback, const nb::object& should_stop,
+                            const StatisticsSource* statistics, const std::string& calibration_kind) {
+  const ModelCalibration calibration{statistics, calibration_kind, {}};
   const ModelOptions options = ModelOptionsFromJson(options_json);
   // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
   if (!callback.is_none()) callback("reading", 0.0);
@@ -76,7 +77,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
             news.message = message;
             news.fraction = fraction;
           },
-          stop));
+          stop, calibration));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -100,6 +101,7 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
       if (!callback.is_none() && fraction > shown) callback(message, fraction);
       shown = std::max(shown, fraction);
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!should_stop.is_none() && nb::cast<bool>(should_stop())) job.request_stop();
     } catch (...) {
       job.request_stop();
       const nb::gil_scoped_release release;
@@ -113,13 +115,6 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
   }
   if (failure) std::rethrow_exception(failure);
   return result;
-}
-
-template <typename T, typename Vector>
-nb::object ToNumpy(Vector&& values, std::vector<std::size_t> shape) {
-  auto* owned = new std::decay_t<Vector>(std::forward<Vector>(values));
-  const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::decay_t<Vector>*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, T>(owned->data(), shape.size(), shape.data(), owner));
 }
 
 nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_size, bool fitted, int threads) {
@@ -146,14 +141,20 @@ void CheckBits(int bits) {
 }
 
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
-                           const FloatArray& scales, const FloatArray& zero_points) {
+                           const FloatArray& scales, const FloatArray& zero_points,
+                           const std::optional<FloatArray>& residual_scales,
+                           const std::optional<FloatArray>& column_scales) {
   CheckBits(bits);
   constexpr std::size_t kMaxWeights = std::size_t{1} << 48U;
   std::size_t weights = 0;
   const bool countable = !__builtin_mul_overflow(rows, cols, &weights) && weights <= kMaxWeights && group_size > 0;
   const std::size_t groups = !countable || cols == 0 ? 0 : (cols - 1) / group_size + 1;
+  const bool scaled = column_scales && column_scales->size() > 0;
+  const bool binary = residual_scales && residual_scales->size() > 0;
   if (!countable || codes.size() != (weights * static_cast<std::size_t>(bits) + 7) / 8 ||
-      scales.size() != rows * groups || zero_points.size() != rows * groups) {
+      scales.size() != rows * groups || zero_points.size() != rows * groups ||
+      (binary && (bits != 2 || residual_scales->size() != rows * groups)) ||
+      (scaled && column_scales->size() != cols)) {
     throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
                 {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
   }
@@ -161,8 +162,15 @@ nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t
   {
     const nb::gil_scoped_release release;
     for (std::size_t r = 0; r < rows; ++r) {
-      Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + r * groups,
-                               zero_points.data() + r * groups, out.data() + r * cols);
+      const std::size_t at = r * groups;
+      if (binary) {
+        Kernels().dequantize_row_binary(codes.data(), r * cols, cols, group_size, scales.data() + at,
+                                        residual_scales->data() + at, zero_points.data() + at, out.data() + r * cols);
+      } else {
+        Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + at,
+                                 zero_points.data() + at, out.data() + r * cols);
+      }
+      for (std::size_t c = 0; scaled && c < cols; ++c) out[r * cols + c] *= column_scales->data()[c];
     }
   }
   return ToNumpy<float>(std::move(out), {rows, cols});
@@ -225,16 +233,30 @@ NB_MODULE(_core, m) {
   m.attr("arrow_version") = kArrowVersion;
   BindConfig(m);
   BindParquet(m);
+  BindRounding(m);
+  BindStatistics(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
-        "Quantize a model; returns the result as JSON text.");
+        "should_stop"_a.none() = nb::none(), "statistics"_a.none() = nb::none(), "calibration"_a = "none",
+        "Quantize a model; returns the result as JSON text. CancelledError once should_stop() is true.");
   m.def(
       "plan_model",
-      [](const std::string& input, const std::string& options_json) {
+      [](const std::string& input, const std::string& options_json, const StatisticsSource* statistics,
+         const std::string& calibration_kind) {
         const nb::gil_scoped_release release;
-        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json)));
+        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json), {statistics, calibration_kind, {}}));
       },
-      "input"_a, "options_json"_a, "What quantize_model would do, from headers only, as JSON text.");
+      "input"_a, "options_json"_a, "statistics"_a.none() = nb::none(), "calibration"_a = "none",
+      "What quantize_model would do, from headers only, as JSON text.");
+  m.def(
+      "source_kind",
+      [](const std::string& path, std::vector<std::string> components, std::optional<std::string> variant) {
+        const nb::gil_scoped_release release;
+        const ModelSource source =
+            ResolveModel(path, {.components = std::move(components), .variant = std::move(variant)});
+        return std::string(SourceKindName(source.kind));
+      },
+      "path"_a, "components"_a, "variant"_a.none(), "file, model, pipeline or parquet.");
   m.def(
       "source_tensors",
       [](const std::string& path) {
@@ -249,7 +271,9 @@ NB_MODULE(_core, m) {
   m.def("quantize_array", &QuantizeArray, "weight"_a, "bits"_a, "group_size"_a, "fitted"_a = false, "threads"_a = 0,
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
-        "zero_points"_a, "Packed codes of an affine grid to float32 [rows, cols].");
+        "zero_points"_a, "residual_scales"_a = nb::none(), "column_scales"_a = nb::none(),
+        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales. "
+        "Columns are then multiplied by column_scales.");
 }
 
 }  // namespace arrow_quant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import struct
@@ -9,7 +10,10 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-_NAMES = {"float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "uint16": "BF16", "bool": "BOOL"}
+_NAMES = {
+    "float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "uint16": "BF16", "bfloat16": "BF16",
+    "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
 
 # For programs run by tests. ru_maxrss would count what the process was forked from, too.
 PRINT_PEAK_KB = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file={file})"
@@ -36,3 +40,23 @@ def unpack(data: npt.NDArray[np.uint8], count: int, bits: int) -> npt.NDArray[np
     """Reference: codes of a little-endian bit stream."""
     stream = np.unpackbits(data, bitorder="little")[: count * bits].reshape(count, bits).astype(np.int64)
     return stream @ (1 << np.arange(bits))
+
+
+def write_sparse_model(directory: pathlib.Path, rows: int, columns: int) -> pathlib.Path:
+    """A model of one float32 weight of zeros that takes no space on the disk."""
+    directory.mkdir()
+    size = rows * columns * 4
+    entry = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, size]}
+    text = json.dumps({"blocks.0.attn.to_q.weight": entry}).encode()
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + size)
+    return directory
+
+
+def digest(directory: pathlib.Path) -> str:
+    """Of names and contents of all files."""
+    h = hashlib.sha256()
+    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
+        h.update(str(file.relative_to(directory)).encode() + file.read_bytes())
+    return h.hexdigest()

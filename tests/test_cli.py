@@ -1,151 +1,132 @@
-"""The command line: --json on every command, exit codes, memory of --plan."""
+"""The command as a person or a script uses it."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
-import struct
+import signal
 import subprocess
 import sys
-import types
+import time
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from arrow_quant_v2.cli.main import app
-from helpers import PRINT_PEAK_KB
-from rich.console import Console
-from typer.main import get_command
-from typer.testing import CliRunner
+from arrow_quant_v2 import ArrowQuantV2, ConfigurationError, export_safetensors
+from helpers import write_safetensors, write_sparse_model
+
+NAME = "blocks.0.attn.to_q.weight"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    env = {**os.environ, "COLUMNS": "80", "ARROW_QUANT_CALIBRATION": "none", **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
-def write_v1(path: pathlib.Path) -> None:
-    row = {
-        "layer_name": "blocks.0.attn.weight", "shape": [8, 16], "dtype": "float32", "num_params": 128,
-        "data": np.arange(128, dtype=np.float32).tobytes(),
-    }  # fmt: skip
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "m"
     path.mkdir()
-    pq.write_table(pa.Table.from_pylist([row]), path / "model.parquet")
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, demo_model: pathlib.Path) -> pathlib.Path:
-    """A directory with the demo model in INT4 (q) and a model of an older layout (old)."""
-    path = tmp_path_factory.mktemp("cli")
-    made = run("quantize", demo_model, path / "q", "--bits", "4", "--json")
-    assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["quantized_path"] == str(path / "q")
-    write_v1(path / "old")
+    weight = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    write_safetensors(path / "model.safetensors", {NAME: weight, "odd[0].[/bold].weight": weight})
+    (path / "metadata.json").write_text('{"modality": "image"}')
     return path
 
 
-# Arguments of every command; quantize is run by the fixture.
-JSON_RUNS = {
-    "quantize": ("quantize", "MODEL", "WORK/none", "--plan", "--json"),
-    "inspect": ("inspect", "WORK/q", "--json"),
-    "convert": ("convert", "WORK/old", "WORK/converted", "--bits", "8", "--json"),
-    "export": ("export", "WORK/q", "WORK/exported", "--json"),
-    "validate": ("validate", "MODEL", "WORK/q", "--json"),
-}
+def test_every_command_prints_json(tmp_path, model):
+    quantized, plain, old, new = (tmp_path / name for name in ("q", "plain", "old", "new"))
+    commands = [
+        ("quantize", model, "--plan"), ("quantize", model, quantized), ("inspect", quantized),
+        ("validate", model, quantized), ("export", quantized, plain),
+        ("export", quantized, old, "--format", "v2-extended"), ("convert", old, new), ("quantize", "--show-config"),
+    ]  # fmt: skip
+    for command in commands:
+        run = cli(*command, "--json")
+        assert run.returncode == 0, run.stderr
+        assert isinstance(json.loads(run.stdout), dict), command
+        assert run.stderr == "", command
 
 
-@pytest.mark.parametrize("name", sorted(set(get_command(app).commands) - {"demo"}))
-def test_every_command_prints_json_alone(name: str, work: pathlib.Path, demo_model: pathlib.Path) -> None:
-    arguments = [a.replace("WORK", str(work)).replace("MODEL", str(demo_model)) for a in JSON_RUNS[name]]
-    made = run(*arguments)
-    assert made.returncode == 0, made.stderr
-    assert isinstance(json.loads(made.stdout), dict)
+def test_errors_are_json_too(tmp_path):
+    run = cli("quantize", tmp_path / "nowhere", tmp_path / "q", "--json")
+    error = json.loads(run.stdout)["error"]
+    assert run.returncode == 3
+    assert (error["code"], error["file"]) == ("model_not_found", str(tmp_path / "nowhere"))
+    assert error["message"] in run.stderr
 
 
-def test_demo_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """Without drawing digits, which takes half a minute: `make demo` does."""
-
-    def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick: bool) -> list[dict[str, int]]:
-        console.print("drawing")
-        return [{"bit_width": 8}]
-
-    module = types.ModuleType("arrow_quant_v2.torch.demo")
-    module.run_demo = run_demo  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch", types.ModuleType("arrow_quant_v2.torch"))
-    monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch.demo", module)
-    made = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
-    assert json.loads(made.stdout) == {"models": [{"bit_width": 8}], "pictures": str(tmp_path / "digits.png")}
+def test_a_plan_needs_no_output(model):
+    run = cli("quantize", model, "--plan", COLUMNS="200")
+    assert run.returncode == 0
+    assert "modality image (metadata.json" in run.stdout
+    assert cli("quantize", model).returncode == 2
+    assert cli("quantize").returncode == 2
 
 
-def test_help_lists_the_exit_codes() -> None:
-    made = run("--help")
-    text = " ".join(made.stdout.split())
-    assert made.returncode == 0
-    for code in ("0 fine", "1 quality", "2 wrong usage", "3 bad input"):
-        assert code in text
+def test_brackets_are_no_markup(tmp_path, model):
+    run = cli("quantize", model, tmp_path / "q", "--keep", "[/y]z", COLUMNS="300")
+    assert run.returncode == 0, run.stderr
+    assert "pattern '[/y]z' fits no tensor" in run.stdout
+    assert "odd[0].[/bold].weight" in cli("inspect", tmp_path / "q", COLUMNS="300").stdout
 
 
-def test_exit_1_for_quality(work: pathlib.Path, demo_model: pathlib.Path) -> None:
-    assert run("validate", demo_model, work / "q", "--min-accuracy", "0.9999").returncode == 1
-    two_bits = ("--bits", "2", "--min-accuracy", "0.99", "--overwrite")
-    assert run("quantize", demo_model, work / "strict", *two_bits, "--strict").returncode == 1
-    assert run("quantize", demo_model, work / "strict", *two_bits).returncode == 0
+def test_a_sentence_is_one_line_in_a_log(tmp_path, model):
+    run = cli("quantize", model, tmp_path / "q", "--bits", "2", "--min-accuracy", "0.95")
+    steps = [line for line in run.stdout.splitlines() if line.startswith("fell back")]
+    assert len(steps) == 2
+    assert all("below min_accuracy" in line for line in steps)
 
 
-def test_exit_2_for_usage(work: pathlib.Path, demo_model: pathlib.Path) -> None:
-    for wrong in (["--bits", "5"], ["--bits", "four"], ["--nonsense"], ["--profile", "huge"], ["--keep", "("]):
-        made = run("quantize", demo_model, work / "none", *wrong)
-        assert made.returncode == 2, made.stderr
-        assert "Traceback" not in made.stderr
-    assert run("nonsense").returncode == 2
+def test_options_without_a_meaning_are_refused(tmp_path, model):
+    assert cli("quantize", model, tmp_path / "q").returncode == 0
+    run = cli("export", tmp_path / "q", tmp_path / "old", "--format", "v2-extended", "--dtype", "float16")
+    assert (run.returncode, "--dtype" in run.stderr) == (2, True)
 
 
-def test_exit_3_for_input(work: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "bad.safetensors").write_bytes(b"PK\x03\x04" + b"x" * 40)
-    for command in (
-        ("quantize", tmp_path / "bad.safetensors", work / "none", "--modality", "image"),
-        ("quantize", tmp_path / "nowhere", work / "none"),
-        ("inspect", tmp_path / "nowhere"),
-        ("validate", tmp_path / "nowhere", work / "q"),
-        ("export", tmp_path / "nowhere", work / "none"),
-        ("convert", tmp_path / "bad.safetensors", work / "none"),
-    ):
-        made = run(*command)
-        assert made.returncode == 3, (command, made.stderr)
-        assert made.stderr.splitlines()[-1].startswith("error: ")
-        assert "Traceback" not in made.stderr
+def tree(path: pathlib.Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def write_sparse_model(path: pathlib.Path, layers: int, rows: int, cols: int) -> int:
-    """A bfloat16 model whose data are a hole in the file; returns its size or skips the test."""
-    size = rows * cols * 2
-    header = {
-        f"blocks.{i}.attn.to_q.weight": {
-            "dtype": "BF16", "shape": [rows, cols], "data_offsets": [i * size, (i + 1) * size]
-        }
-        for i in range(layers)
-    }  # fmt: skip
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(path, 8 + len(text) + layers * size)
-    if path.stat().st_blocks * 512 > 1_000_000:
-        pytest.skip("the file system has no sparse files")
-    return path.stat().st_size
+def test_overwrite_replaces_models_only_and_never_the_input(tmp_path, model):
+    base = ArrowQuantV2("base")
+    base.quantize(model, tmp_path / "q")
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "thesis.txt").write_text("precious")
+    before = tree(tmp_path)
+    with pytest.raises(ConfigurationError, match="holds no model"):
+        base.quantize(model, papers, overwrite=True)
+    with pytest.raises(ConfigurationError, match="holds no model"):
+        export_safetensors(tmp_path / "q", papers, overwrite=True)
+    for target in (model, model / "..", tmp_path / "m" / "."):
+        with pytest.raises(ConfigurationError, match="replace the input"):
+            base.quantize(model, target, overwrite=True)
+    with pytest.raises(ConfigurationError, match="replace the input"):
+        base.quantize(model / "model.safetensors", model, overwrite=True)
+    with pytest.raises(ConfigurationError, match="replace the input"):
+        export_safetensors(tmp_path / "q", tmp_path / "q", overwrite=True)
+    assert tree(tmp_path) == before
 
 
-def test_plan_of_two_gigabytes_takes_little_memory(tmp_path: pathlib.Path) -> None:
-    """--plan reads headers only: 64 layers of 4096 x 4096, 2.1 GB, within 200 MB, Python and Arrow included."""
-    model = tmp_path / "model.safetensors"
-    assert write_sparse_model(model, 64, 4096, 4096) > 2_000_000_000
-    program = (
-        "import sys\nfrom arrow_quant_v2.cli.main import main\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        + PRINT_PEAK_KB.format(file="sys.stderr")
-    )
-    arguments = ["quantize", str(model), str(tmp_path / "q"), "--modality", "image", "--plan", "--json"]
-    made = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    assert len(json.loads(made.stdout)["layers"]) == 64
-    assert int(made.stderr.split()[-1]) * 1024 < 200_000_000
-    assert not (tmp_path / "q").exists()
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(tmp_path, number, code):
+    source = write_sparse_model(tmp_path / "m", rows=65536, columns=16384)
+    command = [sys.executable, "-m", "arrow_quant_v2.cli.main", "quantize", source, tmp_path / "q", "--mode", "base"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while not list(tmp_path.glob(".q.partial-*")) and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(number)
+    assert run.returncode == code
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+def test_validation_of_another_model(tmp_path, model):
+    ArrowQuantV2("base").quantize(model, tmp_path / "q")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_safetensors(other / "model.safetensors", {NAME: np.ones((8, 8), np.float32)})
+    run = cli("validate", other, tmp_path / "q")
+    assert run.returncode == 3
+    assert NAME in run.stderr
+    assert cli("validate", model, tmp_path / "q", "--min-accuracy", "7").returncode == 2

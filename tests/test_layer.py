@@ -28,7 +28,7 @@ WEIGHTS = hnp.arrays(
 @settings(max_examples=150, deadline=None)
 @given(WEIGHTS, BITS, GROUPS, FITS)
 def test_dequantize_is_the_formula(weight, bits, group, fit):
-    layer = quantize_layer(weight, bits, group, fit)
+    layer = quantize_layer(weight, None, bits, group, fit=fit)
     rows = layer.scales.shape[0]
     codes = unpack(layer.codes, weight.size, bits).reshape(rows, -1).astype(np.float32)
     at = np.arange(codes.shape[1]) // layer.group_size
@@ -39,7 +39,7 @@ def test_dequantize_is_the_formula(weight, bits, group, fit):
 @settings(max_examples=150, deadline=None)
 @given(WEIGHTS, BITS, GROUPS)
 def test_min_max_error_is_at_most_half_a_step(weight, bits, group):
-    layer = quantize_layer(weight, bits, group)
+    layer = quantize_layer(weight, None, bits, group)
     rows = layer.scales.shape[0]
     error = np.abs(layer.dequantize().reshape(rows, -1).astype(np.float64) - weight.reshape(rows, -1))
     step = layer.scales[:, np.arange(error.shape[1]) // layer.group_size].astype(np.float64)
@@ -51,7 +51,7 @@ def test_min_max_error_is_at_most_half_a_step(weight, bits, group):
 @settings(max_examples=100, deadline=None)
 @given(WEIGHTS, BITS, GROUPS, FITS)
 def test_everything_is_finite_and_shapes_stay(weight, bits, group, fit):
-    layer = quantize_layer(weight, bits, group, fit)
+    layer = quantize_layer(weight, None, bits, group, fit=fit)
     assert layer.dequantize().shape == weight.shape
     assert np.isfinite(layer.dequantize()).all()
     assert (layer.scales > 0).all()
@@ -63,13 +63,13 @@ def test_values_on_a_grid_are_reproduced(seed, rows, bits):
     codes = np.random.default_rng(seed).integers(0, 2**bits, (rows, 64))
     codes[:, 0], codes[:, 1] = 0, 2**bits - 1
     weight = (codes.astype(np.float32) - 2 ** (bits - 1)) * np.float32(0.25)
-    np.testing.assert_array_equal(quantize_layer(weight, bits, 64).dequantize(), weight)
+    np.testing.assert_array_equal(quantize_layer(weight, None, bits, 64).dequantize(), weight)
 
 
 @settings(max_examples=100, deadline=None)
 @given(WEIGHTS, BITS, GROUPS, FITS)
 def test_threads_give_the_same_bytes(weight, bits, group, fit):
-    one, two = (quantize_layer(weight, bits, group, fit, num_threads=n) for n in (1, 2))
+    one, two = (quantize_layer(weight, None, bits, group, fit=fit, num_threads=n) for n in (1, 2))
     assert one.codes.tobytes() == two.codes.tobytes()
     assert one.scales.tobytes() == two.scales.tobytes()
     assert one.zero_points.tobytes() == two.zero_points.tobytes()
@@ -83,7 +83,7 @@ w[0] = 0; w[1] = 1e-40; w[2] *= 1e30
 h = hashlib.sha256()
 for bits in (2, 3, 4, 8):
     for fit in ("min_max", "fitted"):
-        layer = quantize_layer(w, bits, 64, fit)
+        layer = quantize_layer(w, None, bits, 64, fit=fit)
         for part in (layer.codes, layer.scales, layer.zero_points, layer.dequantize()):
             h.update(part.tobytes())
 print(h.hexdigest())
@@ -138,7 +138,7 @@ def test_packing_is_invertible(codes, bits):
 @settings(max_examples=150, deadline=None)
 @given(WEIGHTS, BITS, GROUPS, FITS)
 def test_rounding_again_on_the_same_grid_changes_nothing(weight, bits, group, fit):
-    layer = quantize_layer(weight, bits, group, fit)
+    layer = quantize_layer(weight, None, bits, group, fit=fit)
     rows = layer.scales.shape[0]
     at = np.arange(weight.size // rows) // layer.group_size
     scales, zeros = layer.scales[:, at], layer.zero_points[:, at]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -24,16 +23,9 @@ from arrow_quant_v2 import (
     ValidationError,
 )
 from arrow_quant_v2.safetensors_source import SafetensorsSource
-from helpers import write_safetensors
+from helpers import digest, write_safetensors, write_sparse_model
 
 BASE = ArrowQuantV2("base")
-
-
-def digest(directory: pathlib.Path) -> str:
-    h = hashlib.sha256()
-    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
-        h.update(str(file.relative_to(directory)).encode() + file.read_bytes())
-    return h.hexdigest()
 
 
 def small_model(path: pathlib.Path, **extra: np.ndarray) -> pathlib.Path:
@@ -96,7 +88,7 @@ def test_tails_scalars_and_empty_tensors(tmp_path):
 def test_same_bytes_for_one_and_two_threads(tmp_path, demo_model):
     for threads in (1, 2):
         config = DiffusionQuantConfig(num_threads=threads)
-        ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / str(threads), config)
+        ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / str(threads), config, calibration="none")
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
 
@@ -115,7 +107,7 @@ def test_an_impossible_threshold_keeps_layers(tmp_path):
     result = BASE.quantize_diffusion_model(source, tmp_path / "q", DiffusionQuantConfig(bit_width=2, min_accuracy=1.0))
     assert result["layers"] == []
     assert {f["to_bits"] for f in result["fallbacks"]} == {4, 8, 16}
-    assert result["fallback_rate"] == {"base": 1.0}
+    assert result["fallback_rate"] == {"min_max": 1.0}
 
 
 def test_fail_fast_raises_and_leaves_nothing(tmp_path):
@@ -157,7 +149,7 @@ def test_unknown_modality_names_the_option(tmp_path):
     path.mkdir()
     write_safetensors(path / "model.safetensors", {"a.weight": np.ones((32, 32), np.float32)})
     with pytest.raises(MetadataError, match="modality"):
-        ArrowQuantV2().quantize_diffusion_model(path, tmp_path / "q")
+        ArrowQuantV2().quantize_diffusion_model(path, tmp_path / "q", calibration="none")
 
 
 def test_truncated_result_is_refused(tmp_path):
@@ -169,7 +161,7 @@ def test_truncated_result_is_refused(tmp_path):
 
 
 def test_metadata_and_side_files(tmp_path, demo_model):
-    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q")
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", calibration="none")
     assert (tmp_path / "q" / "scheduler" / "scheduler_config.json").exists()
     assert json.loads((tmp_path / "q" / "metadata.json").read_text())["modality"] == "image"
     assert json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]["bit_width"] == 4
@@ -184,7 +176,7 @@ def test_progress_and_callback_errors(tmp_path, demo_model, caplog):
         seen.append(fraction)
         raise RuntimeError("broken")
 
-    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", progress_callback=callback)
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", progress_callback=callback, calibration="none")
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert len(caplog.records) == 1
@@ -195,17 +187,14 @@ def test_keyboard_interrupt_in_callback_stops(tmp_path, demo_model):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", progress_callback=callback)
+        ArrowQuantV2().quantize_diffusion_model(
+            demo_model, tmp_path / "q", progress_callback=callback, calibration="none"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_stops_within_a_second(tmp_path):
-    source = tmp_path / "m"
-    source.mkdir()
-    with (source / "model.safetensors").open("wb") as file:  # 8 GB of zeros that take no space on the disk
-        header = b'{"blocks.0.attn.to_q.weight":{"dtype":"F32","shape":[65536,32768],"data_offsets":[0,8589934592]}}'
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 8589934592)
+    source = write_sparse_model(tmp_path / "m", rows=65536, columns=32768)  # 8 GB
     script = "import sys; from arrow_quant_v2 import ArrowQuantV2; ArrowQuantV2('base').quantize(*sys.argv[1:], 4, 64)"
     run = subprocess.Popen([sys.executable, "-c", script, str(source), str(tmp_path / "q")], stderr=subprocess.PIPE)
     while not list(tmp_path.glob(".q.partial-*")) and run.poll() is None:
@@ -222,7 +211,8 @@ def test_ctrl_c_stops_within_a_second(tmp_path):
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    env = {**os.environ, "COLUMNS": "200", "ARROW_QUANT_CALIBRATION": "none"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
 def test_command_line(tmp_path, demo_model):
@@ -258,7 +248,7 @@ def test_layer_bit_widths_and_sensitive_layers(tmp_path, demo_model):
         sensitive_layer_names=["transformer_blocks.1.attn1.to_k.weight"],
         min_accuracy=0.0,
     )
-    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config)
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config, calibration="none")
     bits = {t.name: t.bits for t in QuantizedModel(tmp_path / "q")}
     assert bits["transformer_blocks.0.attn1.to_q.weight"] == 8
     assert bits["transformer_blocks.3.ff.net.2.weight"] == 2
@@ -269,12 +259,14 @@ def test_layer_bit_widths_and_sensitive_layers(tmp_path, demo_model):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rounding", "ldlq"), ("calibration", "synthetic"), ("equalization", "balance"), ("enable_mixed_precision", True)],
+    [("time_weighting", "sensitivity"), ("equalization", "balance"), ("enable_mixed_precision", True)],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, demo_model, key, value):
     with pytest.raises(ValueError, match=f"{key}.*cannot"):
         ArrowQuantV2().quantize_diffusion_model(
-            demo_model, tmp_path / "q", DiffusionQuantConfig.from_profile("local", **{key: value})
+            demo_model,
+            tmp_path / "q",
+            DiffusionQuantConfig.from_profile("local", calibration="none", **{key: value}),
         )
 
 

@@ -16,7 +16,7 @@ from helpers import write_safetensors  # noqa: E402
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory, demo_model):
     path = tmp_path_factory.mktemp("q") / "int4"
-    ArrowQuantV2().quantize_diffusion_model(demo_model, path, DiffusionQuantConfig(group_size=64))
+    ArrowQuantV2().quantize_diffusion_model(demo_model, path, DiffusionQuantConfig(group_size=64), calibration="none")
     return path
 
 
@@ -50,7 +50,7 @@ def test_state_dict_is_complete(quantized, demo_model):
 
 
 def test_transformers_model_runs(shared_models, tmp_path):
-    ArrowQuantV2().quantize_diffusion_model(shared_models / "mdlm_code", tmp_path / "q")
+    ArrowQuantV2().quantize_diffusion_model(shared_models / "mdlm_code", tmp_path / "q", calibration="none")
     model = load_quantized(tmp_path / "q")
     with torch.no_grad():
         logits = model(input_ids=torch.full((1, 128), 256)).logits

@@ -2,9 +2,14 @@
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.api import ArrowQuantV2
+from arrow_quant_v2.arrow import dequantize_arrow, quantize_arrow
+from arrow_quant_v2.async_api import AsyncArrowQuantV2
+from arrow_quant_v2.batch import BatchResult, quantize_batch
 from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.convert import convert
 from arrow_quant_v2.errors import (
     ArrowQuantError,
+    CancelledError,
     ConfigurationError,
     CorruptFileError,
     MetadataError,
@@ -15,7 +20,7 @@ from arrow_quant_v2.errors import (
     UnsupportedModelError,
     ValidationError,
 )
-from arrow_quant_v2.export import convert, export_safetensors, export_v2_extended
+from arrow_quant_v2.export import export_safetensors, export_v2_extended
 from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
 
@@ -24,6 +29,9 @@ __version__: str = core.__version__
 __all__ = [
     "ArrowQuantError",
     "ArrowQuantV2",
+    "AsyncArrowQuantV2",
+    "BatchResult",
+    "CancelledError",
     "ConfigurationError",
     "CorruptFileError",
     "DiffusionQuantConfig",
@@ -39,7 +47,10 @@ __all__ = [
     "ValidationError",
     "__version__",
     "convert",
+    "dequantize_arrow",
     "export_safetensors",
     "export_v2_extended",
+    "quantize_arrow",
+    "quantize_batch",
     "quantize_layer",
 ]

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 from arrow_quant_v2._native import core
+from arrow_quant_v2.calibration import Calibration, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
-from arrow_quant_v2.errors import ConfigurationError
+from arrow_quant_v2.errors import CancelledError, ConfigurationError
+from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
+from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.validate import validate
 
 ProgressCallback = Callable[[str, float], None]
+StopQuestion = Callable[[], bool]
 PathLike = str | os.PathLike[str]
+
+# Sampling a model takes most of a run.
+_CALIBRATION_SHARE = 0.8
 
 _log = logging.getLogger("arrow_quant_v2")
 
@@ -37,37 +46,91 @@ class ArrowQuantV2:
         model_path: PathLike,
         output_path: PathLike,
         config: DiffusionQuantConfig | None = None,
-        calibration: str | None = None,
+        calibration: Any = None,
         progress_callback: ProgressCallback | None = None,
         *,
         overwrite: bool = False,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize the weights of a model into a directory of Parquet files.
 
         Args:
-            model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, or a transformers
-                directory.
+            model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, a transformers
+                directory, or a Parquet model of an older layout or ours. An already quantized one is rounded again,
+                with a warning, when ``config`` asks for fewer bits; otherwise UnsupportedModelError names ``convert``.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
             config: default DiffusionQuantConfig.from_profile("local").
-            calibration: None or "none"; activations are not used in this version.
+            calibration: where activations come from, instead of ``config.calibration``: "auto", "synthetic", "none",
+                the path of a calibration file, or a collector or statistics object of this model.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
+            should_stop: asked about every 50 ms; once it is true the run ends with CancelledError and leaves nothing.
 
         Returns:
-            quantized_path, modality, bit_width, method and calibration (what ran), compression_ratio (bytes of the
+            quantized_path, modality, bit_width, method, strategy and calibration (what ran: "activations",
+            "synthetic" or "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
             fallback_rate, warnings, quantization_time_s, peak_memory_mb.
         """
         config = config or DiffusionQuantConfig()
-        if calibration is not None:
-            config = config.with_overrides(calibration=calibration)
-        options = {**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite}
+        if isinstance(calibration, (str, os.PathLike)):
+            config, calibration = config.with_overrides(calibration=os.fspath(calibration)), None
+        callback = _guarded(progress_callback)
+        model = open_parquet_input(pathlib.Path(model_path), config)
+        if model is None:
+            return self._quantize(model_path, output_path, config, calibration, callback, overwrite, should_stop)
+        config, warnings = prepare(model, config)
+        refuse_existing(pathlib.Path(output_path), overwrite)
+        refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
+        with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
+            rest = _part(callback, 0.2, 1, should_stop)
+            result = self._quantize(folder, output_path, config, calibration, rest, overwrite, should_stop)
+        return as_parquet_result(result, model, warnings)
+
+    def _quantize(
+        self,
+        model_path: PathLike,
+        output_path: PathLike,
+        config: DiffusionQuantConfig,
+        given: Any,
+        callback: ProgressCallback | None,
+        overwrite: bool,
+        should_stop: StopQuestion | None,
+    ) -> dict[str, Any]:
+        refuse_existing(pathlib.Path(output_path), overwrite)
+        start = time.perf_counter()
+        found = self._calibration(model_path, config, given, _part(callback, 0, _CALIBRATION_SHARE, should_stop))
+        calibrated = time.perf_counter()
+        sampled = isinstance(found.statistics, core.ActivationStatistics)
         text = core.quantize_model(
-            os.fspath(model_path), os.fspath(output_path), json.dumps(options), _guarded(progress_callback)
+            os.fspath(model_path),
+            os.fspath(output_path),
+            self._options(config, overwrite=overwrite),
+            _part(callback, _CALIBRATION_SHARE, 1, None) if sampled else callback,
+            should_stop,
+            found.statistics,
+            found.kind,
         )
         result: dict[str, Any] = json.loads(text)
+        result["calibration_reason"] = found.reason
+        result["calibration_time_s"] = calibrated - start
+        if config.calibration == "auto" and found.kind == "none" and found.wanted:
+            result["warnings"].append(found.reason)
         return result
+
+    def _options(self, config: DiffusionQuantConfig, overwrite: bool) -> str:
+        return json.dumps({**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite})
+
+    def _calibration(
+        self, model_path: PathLike, config: DiffusionQuantConfig, given: Any, report: ProgressCallback | None
+    ) -> Calibration:
+        if given is not None:
+            statistics = getattr(given, "statistics", given)
+            if not isinstance(statistics, core.StatisticsSource):
+                raise ConfigurationError(f"calibration is {given!r}. Give a path, 'auto', 'none' or statistics.")
+            return Calibration(statistics, "activations", "activations given by the caller.")
+        return find_calibration(model_path, config, report, may_sample=self.mode == "diffusion")
 
     def quantize(
         self,
@@ -78,25 +141,57 @@ class ArrowQuantV2:
         *,
         overwrite: bool = False,
         progress_callback: ProgressCallback | None = None,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize any model at the given width, without a quality threshold. Result as quantize_diffusion_model."""
         config = DiffusionQuantConfig(bit_width=bit_width, group_size=group_size, min_accuracy=0.0)
         return ArrowQuantV2("base").quantize_diffusion_model(
-            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback
-        )
+            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback,
+            should_stop=should_stop,
+        )  # fmt: skip
 
     def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
         """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates."""
         config = config or DiffusionQuantConfig()
-        options = {**config.to_dict(), "diffusion": self.mode == "diffusion"}
-        result: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
+        model = open_parquet_input(pathlib.Path(model_path), config)
+        if model is None:
+            return self._plan(model_path, config)
+        config, warnings = prepare(model, config)
+        with headers_of(model) as folder:
+            return as_parquet_result(self._plan(folder, config), model, warnings)
+
+    def _plan(self, model_path: PathLike, config: DiffusionQuantConfig) -> dict[str, Any]:
+        kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
+        text = core.plan_model(os.fspath(model_path), self._options(config, overwrite=False), None, kind)
+        result: dict[str, Any] = json.loads(text)
         return result
 
     def validate_quality(
-        self, original_path: PathLike, quantized_path: PathLike, min_accuracy: float | None = None
+        self,
+        original_path: PathLike,
+        quantized_path: PathLike,
+        min_accuracy: float | None = None,
+        *,
+        should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
-        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy)
+        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
+
+
+def _part(
+    callback: ProgressCallback | None, begin: float, end: float, should_stop: StopQuestion | None
+) -> ProgressCallback | None:
+    """A callback for a part of the run, which asks whether to stop too."""
+    if callback is None and should_stop is None:
+        return None
+
+    def call(message: str, fraction: float) -> None:
+        if should_stop is not None and should_stop():
+            raise CancelledError("stopped on request")
+        if callback is not None:
+            callback(message, begin + (end - begin) * fraction)
+
+    return call
 
 
 def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:

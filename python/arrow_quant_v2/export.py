@@ -6,13 +6,11 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.api import ArrowQuantV2, ProgressCallback
-from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.model_file import OUR_LAYOUT, QuantizedModel, StoredTensor, read_json
 
@@ -21,31 +19,34 @@ _OWN_FILES = {"manifest.json"}
 
 
 def export_safetensors(
-    quantized: str | os.PathLike[str],
+    quantized: str | os.PathLike[str] | QuantizedModel,
     output: str | os.PathLike[str],
     dtype: str | None = None,
     *,
     overwrite: bool = False,
     msb_first: bool = False,
+    progress_callback: Callable[[str, float], None] | None = None,
 ) -> list[pathlib.Path]:
     """Expand a quantized model into safetensors files, one for each Parquet file, with an index where there are more.
 
     Args:
-        quantized: a model in our layout or an older one.
+        quantized: a model in our layout or an older one, or an opened one.
         output: a directory that does not exist or is empty, unless ``overwrite``.
         dtype: of expanded weights: "float16", "bfloat16", "float32"; default the source's own. Kept tensors keep their
             bytes.
         msb_first: see QuantizedModel.
+        progress_callback: called as (tensor, fraction in [0, 1]) before each tensor; what it raises ends the export.
 
     Returns:
         The files of weights. One file's tensors are in memory at a time.
     """
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ConfigurationError(f"dtype is {dtype!r}. Use float16, bfloat16 or float32.", code="configuration")
-    model = QuantizedModel(quantized, msb_first=msb_first)
+    model = quantized if isinstance(quantized, QuantizedModel) else QuantizedModel(quantized, msb_first=msb_first)
+    refuse_output_over_input(model.path, pathlib.Path(output))
     with staged(pathlib.Path(output), overwrite) as folder:
         _copy_side_files(model.path, folder)
-        written = _write_shards(model, folder, dtype)
+        written = _write_shards(model, folder, dtype, progress_callback)
     return [pathlib.Path(output) / file for file in written]
 
 
@@ -60,6 +61,7 @@ def export_v2_extended(
     """
     model = QuantizedModel(quantized)
     total = {"files": 0, "bytes": 0, "max_error": 0.0}
+    refuse_output_over_input(model.path, pathlib.Path(output))
     with staged(pathlib.Path(output), overwrite) as folder:
         _copy_side_files(model.path, folder)
         writer = core.CompatWriter(str(folder))
@@ -73,55 +75,35 @@ def export_v2_extended(
     return total
 
 
-def convert(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    config: DiffusionQuantConfig | None = None,
-    *,
-    overwrite: bool = False,
-    msb_first: bool = False,
-    progress_callback: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Convert a Parquet model of an older layout (or ours) to ours.
-
-    The older layouts' groups cannot be expressed in ours, so weights are expanded to float32 and rounded again: with
-    ``config`` None each layer to its own width (group size 64), without a quality threshold. Result as
-    quantize_diffusion_model; its cosine tells what the second rounding cost.
-    """
-    target = pathlib.Path(output).absolute()
-    temporary = target.parent / f".{target.name}.expanded-{os.getpid()}"
-    model = QuantizedModel(source, msb_first=msb_first)
-    widths = {e.name: e.bits for e in model.entries if e.quantized}
-    if config is None:
-        config = DiffusionQuantConfig(
-            group_size=64, min_accuracy=0.0, layer_bit_widths=widths, quantize_patterns=_patterns(list(widths))
+def refuse_existing(target: pathlib.Path, overwrite: bool) -> None:
+    """Raise ConfigurationError where something would be overwritten that must not be."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        problem, remedy = "the output exists and is not empty", "Choose another output or use --overwrite."
+    elif not any(file.suffix in (".parquet", ".safetensors") for at in ("*", "*/*") for file in target.glob(at)):
+        problem, remedy = (
+            "the output holds no model, so it is not replaced",
+            "Choose another output, or empty it yourself.",
         )
-    modality = next((e.modality for e in model.entries if e.modality), None)
-    if config.modality is None and modality in ("text", "code", "image", "audio"):
-        config = config.with_overrides(modality=modality)
-    try:
-        export_safetensors(source, temporary, "float32", overwrite=True, msb_first=msb_first)
-        return ArrowQuantV2("diffusion" if config.modality else "base").quantize_diffusion_model(
-            temporary, output, config, overwrite=overwrite, progress_callback=progress_callback
+    else:
+        return
+    raise ConfigurationError.compose(problem, file=str(target), remedy=remedy)
+
+
+def refuse_output_over_input(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Raise ConfigurationError where the output would take the place of what is read."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise ConfigurationError.compose(
+            f"the output would replace the input '{source}'", file=str(target), remedy="Choose another output."
         )
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _patterns(names: list[str]) -> list[str]:
-    """Regular expressions that fit just these names."""
-    special = set("\\^$.|?*+()[]{}")
-    return ["^" + "".join("\\" + c if c in special else c for c in name) + "$" for name in names]
 
 
 @contextmanager
 def staged(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     """A hidden directory beside the target that takes its place when the block ends well."""
     target = target.absolute()
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(
-            f"{target}: exists and is not empty. Choose another output or use --overwrite.", file=str(target)
-        )
+    refuse_existing(target, overwrite)
     staging = target.parent / f".{target.name}.partial-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -153,15 +135,33 @@ def _copy_side_files(source: pathlib.Path, target: pathlib.Path) -> None:
             shutil.copyfile(file, destination)
 
 
-def _write_shards(model: QuantizedModel, folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]:
-    """One safetensors file for each Parquet file; older layouts, with a file for each tensor, become one."""
+def shards_of(model: QuantizedModel) -> dict[pathlib.Path, list[int]]:
+    """A safetensors file for each Parquet file; older layouts, with a file for each tensor, become one."""
     groups: dict[pathlib.Path, list[int]] = {}
     for index, entry in enumerate(model.entries):
         stem = model.file_of(index).stem if entry.layout == OUR_LAYOUT else "model"
         groups.setdefault(pathlib.Path(entry.component) / f"{stem}.safetensors", []).append(index)
+    return groups
+
+
+def _write_shards(
+    model: QuantizedModel,
+    folder: pathlib.Path,
+    dtype: str | None,
+    progress: Callable[[str, float], None] | None,
+) -> list[pathlib.Path]:
+    groups = shards_of(model)
+    entries = model.entries
+    order = [index for indices in groups.values() for index in indices]
+    place = {index: at for at, index in enumerate(order)}
+
+    def begin(index: int) -> None:
+        if progress is not None:
+            progress(entries[index].name, place[index] / len(order))
+
     for relative, indices in groups.items():
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        _write_safetensors(model, indices, folder / relative, dtype)
+        _write_safetensors(model, indices, folder / relative, dtype, begin)
     for directory in {relative.parent for relative in groups}:
         shards = [relative for relative in groups if relative.parent == directory]
         if len(shards) > 1:
@@ -188,13 +188,16 @@ _SAFETENSORS_NAMES = {
 }  # fmt: skip
 
 
-def _write_safetensors(model: QuantizedModel, indices: list[int], path: pathlib.Path, dtype: str | None) -> None:
+def _write_safetensors(
+    model: QuantizedModel, indices: list[int], path: pathlib.Path, dtype: str | None, begin: Callable[[int], None]
+) -> None:
     """One file, tensor by tensor: the library's writer wants all of a file in memory and knows no bfloat16 arrays."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     body = path.with_suffix(".body")
     offset = 0
     with body.open("wb") as file:
         for index in indices:
+            begin(index)
             tensor = model.load(index)
             name, data = _serialized(tensor, dtype)
             file.write(data)
@@ -212,11 +215,21 @@ def _write_safetensors(model: QuantizedModel, indices: list[int], path: pathlib.
     body.unlink()
 
 
+def expanded_dtype(tensor: StoredTensor) -> str:
+    """The type in which a quantized tensor is expanded: the source's own where it can hold the values."""
+    return tensor.dtype if tensor.dtype in FLOAT_DTYPES else "float32"
+
+
+def safetensors_name(dtype: str) -> str:
+    """torch's name of an element type as a safetensors header has it."""
+    return _SAFETENSORS_NAMES[dtype]
+
+
 def _serialized(tensor: StoredTensor, dtype: str | None) -> tuple[str, bytes]:
     """Element type and little-endian bytes of a tensor's values."""
     if not tensor.quantized:
         return tensor.dtype, tensor.data.tobytes()
-    target = dtype or (tensor.dtype if tensor.dtype in FLOAT_DTYPES else "float32")
+    target = dtype or expanded_dtype(tensor)
     return target, core.from_float32(tensor.dequantize(), target)
 
 

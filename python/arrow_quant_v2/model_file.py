@@ -39,7 +39,9 @@ class StoredTensor:
 
     Quantized: ``data`` are codes packed LSB-first over the matrix [rows, cols] (``quant_axis`` moved to the front,
     the first ``row_rank`` axes are rows), value = scale * (code - zero_point), one scale and zero point per row and
-    ``group_size`` columns; grid "residual_binary" as in docs. Kept: ``data`` are raw little-endian values of ``dtype``
+    ``group_size`` columns. Grid "residual_binary" has 2 bits: value = zero_point +- scale +- residual_scale, plus where
+    bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Where ``column_scales`` [cols]
+    is not empty, values are then multiplied by their column's. Kept: ``data`` are raw little-endian values of ``dtype``
     and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in ``expanded`` instead.
     """
 
@@ -60,6 +62,8 @@ class StoredTensor:
     data: ByteArray = dataclasses.field(default_factory=_no_bytes, repr=False)
     scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    residual_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    column_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     expanded: FloatArray | None = dataclasses.field(default=None, repr=False)
 
     @property
@@ -83,7 +87,15 @@ class StoredTensor:
             return self.expanded.reshape(self.shape)
         rows, cols = self.matrix_shape
         matrix: FloatArray = core.dequantize_array(
-            self.data, rows, cols, self.bits, self.group_size, self.scales, self.zero_points
+            self.data,
+            rows,
+            cols,
+            self.bits,
+            self.group_size,
+            self.scales,
+            self.zero_points,
+            self.residual_scales,
+            self.column_scales,
         )
         if self.quant_axis == 0:
             return matrix.reshape(self.shape)
@@ -148,7 +160,6 @@ class QuantizedModel:
         model, at, entry = self._entries[index]
         if entry["layout"] == OUR_LAYOUT:
             values = model.load(at)
-            values.pop("residual_scales")
             return dataclasses.replace(_stored(entry), **values)
         return self._load_legacy(model, at, entry)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.errors import ValidationError
+from arrow_quant_v2.errors import CancelledError, ConfigurationError, ShapeMismatchError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+from arrow_quant_v2.parquet_input import ParquetSource, open_parquet_input
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
 
 
-def validate(original: str, quantized: str, min_accuracy: float | None = None) -> dict[str, Any]:
+def validate(
+    original: str,
+    quantized: str,
+    min_accuracy: float | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Weight cosine and SQNR of every quantized tensor, and whether kept tensors are unchanged.
 
     Returns:
@@ -25,9 +32,13 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
         cosine at or above it.
 
     Raises:
-        ValidationError: shapes of a tensor differ. ModelNotFoundError, CorruptFileError.
+        ShapeMismatchError: of a tensor, between the two models. ConfigurationError: ``min_accuracy`` is not in [0, 1].
+        ModelNotFoundError, CorruptFileError. CancelledError: ``should_stop`` was true between two tensors.
     """
-    source = SafetensorsSource(pathlib.Path(original))
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise ConfigurationError(f"min_accuracy is {min_accuracy}. Use a cosine from 0 to 1.")
+    parquet = open_parquet_input(pathlib.Path(original))
+    source = SafetensorsSource(pathlib.Path(original)) if parquet is None else ParquetSource(parquet)
     model = QuantizedModel(quantized)
     names = source.names()
     layers: list[dict[str, Any]] = []
@@ -36,6 +47,8 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
     total = np.zeros(4)
     count = 0
     for tensor in model:
+        if should_stop is not None and should_stop():
+            raise CancelledError("stopped on request")
         key = (tensor.component, tensor.name)
         if key not in names:
             extra.append(tensor.name)
@@ -44,9 +57,14 @@ def validate(original: str, quantized: str, min_accuracy: float | None = None) -
         count += math.prod(tensor.shape)
         original_tensor = source.read(key)
         if original_tensor.shape != tensor.shape:
-            raise ValidationError(f"tensor '{tensor.name}': shape {tensor.shape} was {original_tensor.shape}")
+            raise ShapeMismatchError.compose(
+                f"the shape {list(tensor.shape)} was {list(original_tensor.shape)} in {original}",
+                file=quantized,
+                tensor=tensor.name,
+                remedy="Give the model that it was made from.",
+            )
         if not tensor.quantized:
-            if original_tensor.data.tobytes() != tensor.data.tobytes():
+            if original_tensor.kept_bytes() != tensor.data.tobytes():
                 changed.append(tensor.name)
             continue
         sums = _sums(original_tensor, tensor)

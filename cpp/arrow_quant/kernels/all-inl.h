@@ -8,6 +8,9 @@
 #include "arrow_quant/kernels/kernel_table.h"
 #include "arrow_quant/kernels/pack-inl.h"
 #include "arrow_quant/kernels/reduce-inl.h"
+#include "arrow_quant/kernels/rounding_binary-inl.h"
+#include "arrow_quant/kernels/rounding_columns-inl.h"
+#include "arrow_quant/kernels/rounding_sums-inl.h"
 #include "arrow_quant/kernels/widen-inl.h"
 
 namespace arrow_quant {
@@ -27,6 +30,15 @@ constexpr KernelTable MakeTable() {
   table.dequantize_row = DequantizeRow;
   table.dequantize_row_binary = DequantizeRowBinary;
   table.fit_affine = FitAffine;
+  table.round_columns = RoundColumns<AffineColumn>;
+  table.round_columns_binary = RoundColumns<BinaryColumn>;
+  table.column_errors = ColumnErrors<AffineColumn>;
+  table.column_errors_binary = ColumnErrors<BinaryColumn>;
+  table.dot_columns = DotColumns;
+  table.subtract_columns = SubtractColumns;
+  table.subtract_outer = SubtractOuter;
+  table.lookup4 = Lookup4;
+  table.binary_moments = BinaryMoments;
   return table;
 }
 

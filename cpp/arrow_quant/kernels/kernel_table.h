@@ -30,6 +30,30 @@ struct AffineParams {
   float zero_point;
 };
 
+// Most columns, and the multiple of rows, of a RoundingBlock.
+inline constexpr std::size_t kRoundingColumns = 64;
+inline constexpr std::size_t kRoundingRows = 32;
+
+// Columns of a panel of weights that are rounded one after the other, all rows at once. Matrices are [count][rows], so
+// that the rows of one column are neighbours. Grids are [groups][rows]; the grid of column k is their row group[k].
+struct RoundingBlock {
+  std::size_t count;  // columns, at most kRoundingColumns
+  std::size_t rows;   // a multiple of kRoundingRows
+  int max_code;
+  const float* weight;
+  const float* sum;       // feedback of the columns outside of the block
+  const float* gain;      // [count]
+  const float* coupling;  // row k, of which the first k values count
+  std::size_t coupling_stride;
+  const std::int32_t* group;  // [count]
+  const float* scales;
+  const float* zero_points;
+  const float* residual_scales;  // of a residual binary grid
+  float* error;                  // weight - value: before and after
+  float* delta;                  // written: how much the error has changed
+  std::uint8_t* codes;           // written
+};
+
 // Inner loops, one table per instruction set. Every table computes the same bits: products and sums are rounded
 // separately (no contraction), reductions run over 16 lanes in a fixed order (lane i takes elements i, i+16, ...; lanes
 // are then added pairwise 8, 4, 2, 1), and rounding is to nearest, ties to even. Only the payload of a NaN result may
@@ -77,6 +101,32 @@ struct KernelTable {
   // high, and high - low is a normal float. n >= 2.
   AffineParams (*fit_affine)(const float* w, const float* weight, std::size_t n, int max_code, float low,
                              float high) noexcept;
+
+  // For k = 0, 1, ...: target = (weight_k - error_k) + gain_k * (sum_k + coupling_k0 delta_0 + ... + coupling_k,k-1
+  // delta_k-1), the code of the nearest value of the grid, and the new error. With error 0 and gain 1 that is LDLQ;
+  // with a second moment H as coupling, E H as sum and 1 / H_kk as gain it is coordinate descent. The binary one takes
+  // the grid of dequantize_row_binary with scale >= residual_scale >= 0, middles in zero_points.
+  void (*round_columns)(const RoundingBlock& block) noexcept;
+  void (*round_columns_binary)(const RoundingBlock& block) noexcept;
+  // error = weight - value of the given codes; reads and writes nothing else of the block. Any count.
+  void (*column_errors)(const RoundingBlock& block) noexcept;
+  void (*column_errors_binary)(const RoundingBlock& block) noexcept;
+
+  // Over [count][rows], rows a multiple of 16: out[r] = sum over k of a[k][r] * b[k][r], products and sums in double.
+  // `b` may be null (all ones).
+  void (*dot_columns)(const float* a, const float* b, std::size_t count, std::size_t rows, double* out) noexcept;
+  // y[k][r] -= factor[r] * x[k][r].
+  void (*subtract_columns)(const float* x, const float* factor, std::size_t count, std::size_t rows, float* y) noexcept;
+  // y[k][r] -= factor[r] * x[k].
+  void (*subtract_outer)(const float* x, const float* factor, std::size_t count, std::size_t rows, float* y) noexcept;
+  // out[i] = levels[codes[i]] for codes 0..3.
+  void (*lookup4)(const std::uint8_t* codes, std::size_t n, const float* levels, float* out) noexcept;
+
+  // With weight g[k] of column k and the signs b1, b2 that the nearest value of each row's residual binary grid
+  // (middle, scale, residual_scale in grid[0..3) [rows]) gives w[k][r]: moments[0..5) [rows] = sum g b1, g b2, g b1 b2,
+  // g b1 w, g b2 w. rows a multiple of 16.
+  void (*binary_moments)(const float* w, const float* g, std::size_t count, std::size_t rows, const float* grid,
+                         float* moments) noexcept;
 };
 
 extern const KernelTable kScalarKernels;

@@ -67,6 +67,11 @@ inline VecI RoundToInt(VecF v) {
 }
 inline VecF ToFloat(VecI v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 
+inline VecF SelectGreaterEqual(VecF x, VecF y, VecF yes, VecF no) {
+  return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ)),
+          _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ))};
+}
+
 inline bool AllZero(VecF v) {
   const __m256 zero = _mm256_setzero_ps();
   const __m256 equal = _mm256_and_ps(_mm256_cmp_ps(v.a, zero, _CMP_EQ_OQ), _mm256_cmp_ps(v.b, zero, _CMP_EQ_OQ));
@@ -112,6 +117,12 @@ inline VecD AddD(VecD x, VecD y) {
   return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b), _mm256_add_pd(x.c, y.c), _mm256_add_pd(x.d, y.d)};
 }
 inline VecD AddProduct(VecD sum, VecD x, VecD y) { return AddD(sum, MulD(x, y)); }
+inline void StoreD(double* p, VecD v) {
+  _mm256_storeu_pd(p, v.a);
+  _mm256_storeu_pd(p + 4, v.b);
+  _mm256_storeu_pd(p + 8, v.c);
+  _mm256_storeu_pd(p + 12, v.d);
+}
 inline double ReduceAdd(VecD v) {
   const __m256d four = _mm256_add_pd(_mm256_add_pd(v.a, v.c), _mm256_add_pd(v.b, v.d));
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));

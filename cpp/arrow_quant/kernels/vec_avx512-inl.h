@@ -50,6 +50,10 @@ inline VecF Round(VecF v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST
 inline VecI RoundToInt(VecF v) { return {_mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline VecF ToFloat(VecI v) { return _mm512_cvtepi32_ps(v.v); }
 
+inline VecF SelectGreaterEqual(VecF x, VecF y, VecF yes, VecF no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_GE_OQ), no, yes);
+}
+
 inline bool AllZero(VecF v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xffff; }
 
 inline __m256 Lower(__m512 v) { return _mm512_castps512_ps256(v); }
@@ -85,6 +89,10 @@ inline VecD SubD(VecD x, VecD y) { return {_mm512_sub_pd(x.a, y.a), _mm512_sub_p
 inline VecD MulD(VecD x, VecD y) { return {_mm512_mul_pd(x.a, y.a), _mm512_mul_pd(x.b, y.b)}; }
 inline VecD AddProduct(VecD sum, VecD x, VecD y) {
   return {_mm512_add_pd(sum.a, _mm512_mul_pd(x.a, y.a)), _mm512_add_pd(sum.b, _mm512_mul_pd(x.b, y.b))};
+}
+inline void StoreD(double* p, VecD v) {
+  _mm512_storeu_pd(p, v.a);
+  _mm512_storeu_pd(p + 8, v.b);
 }
 inline double ReduceAdd(VecD v) {
   const __m512d eight = _mm512_add_pd(v.a, v.b);

@@ -89,6 +89,11 @@ inline VecF ToFloat(const VecI& v) {
   return Generate<VecF>([&](std::size_t i) { return static_cast<float>(v.lane[i]); });
 }
 
+// Lane by lane x >= y ? yes : no; a NaN takes `no`.
+inline VecF SelectGreaterEqual(const VecF& x, const VecF& y, const VecF& yes, const VecF& no) {
+  return Generate<VecF>([&](std::size_t i) { return x.lane[i] >= y.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+
 inline bool AllZero(const VecF& v) {
   bool zero = true;
   for (std::size_t i = 0; i < kLanes; ++i) zero = zero && v.lane[i] == 0.0f;
@@ -118,6 +123,9 @@ inline VecD MulD(const VecD& a, const VecD& b) {
 }
 inline VecD AddProduct(const VecD& sum, const VecD& a, const VecD& b) {
   return Generate<VecD>([&](std::size_t i) { return sum.lane[i] + a.lane[i] * b.lane[i]; });
+}
+inline void StoreD(double* p, const VecD& v) {
+  for (std::size_t i = 0; i < kLanes; ++i) p[i] = v.lane[i];
 }
 inline double ReduceAdd(VecD v) {
   return Reduce(v.lane, [](double a, double b) { return a + b; });

@@ -99,7 +99,7 @@ std::string ExpectationOf(FieldRef<T>, const FieldLimits& limits) {
   if constexpr (std::is_same_v<T, double>) return "a number" + RangeText(limits);
   if constexpr (std::is_same_v<T, std::string>) return WordText(limits);
   if constexpr (std::is_same_v<T, std::optional<std::string>>) {
-    return limits.words.empty() ? "a text that is not empty, or null" : WordText(limits) + ", or null";
+    return (limits.may_be_empty ? std::string("a text") : WordText(limits)) + ", or null";
   }
   if constexpr (std::is_same_v<T, std::optional<double>>) return "a number" + RangeText(limits) + ", or null";
   if constexpr (std::is_same_v<T, std::vector<std::string>>) {

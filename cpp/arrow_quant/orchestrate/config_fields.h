@@ -29,6 +29,7 @@ struct FieldLimits {
   double minimum = -std::numeric_limits<double>::infinity();
   double maximum = std::numeric_limits<double>::infinity();
   bool above_minimum = false;  // the minimum itself is not allowed
+  bool may_be_empty = false;   // the empty text is allowed too
   bool pattern = false;        // texts are regular expressions (ECMAScript)
   std::string_view note = {};  // what a reader of the error should know besides
 };

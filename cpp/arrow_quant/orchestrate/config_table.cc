@@ -82,8 +82,12 @@ std::vector<ConfigField> TensorFields() {
   return {
       {"components", kTensors, &Member<&Config::components>, Any(),
        "Components of a pipeline to quantize; empty for its denoisers."},
-      {"variant", kTensors, &Member<&Config::variant>, Any(),
-       "Variant of the checkpoint's files, such as fp16; null for the files without one."},
+      {"variant",
+       kTensors,
+       &Member<&Config::variant>,
+       {.may_be_empty = true},
+       "Variant of the checkpoint's files, such as fp16; \"\" for the files without one, null for the only one there "
+       "is."},
       {"keep_patterns", kTensors, &Member<&Config::keep_patterns>, Patterns(),
        "Tensors to keep unquantized besides the default ones; stronger than quantize_patterns."},
       {"quantize_patterns", kTensors, &Member<&Config::quantize_patterns>, Patterns(),

@@ -31,7 +31,7 @@ bool IsAllowed(double value, const FieldLimits& limits) { return InRange(value, 
 
 bool IsAllowed(const std::string& value, const FieldLimits& limits) {
   if (!limits.words.empty()) return std::find(limits.words.begin(), limits.words.end(), value) != limits.words.end();
-  return !value.empty() && value.find('\0') == std::string::npos && IsValidUtf8(value);
+  return (limits.may_be_empty || !value.empty()) && value.find('\0') == std::string::npos && IsValidUtf8(value);
 }
 
 template <typename T>

@@ -61,14 +61,22 @@ void ReadOptional(const Json& json, const char* key, std::optional<T>& value) {
               {.remedy = std::string("Use ") + allowed + "."});
 }
 
+void ReadWord(const Json& json, const char* key, const std::vector<std::string>& words, std::string& value) {
+  Read(json, key, value);
+  if (std::find(words.begin(), words.end(), value) != words.end()) return;
+  std::string allowed;
+  for (const std::string& word : words) allowed += (allowed.empty() ? "" : ", ") + word;
+  ThrowValue(key, value, allowed.c_str());
+}
+
 void ReadNames(const Json& json, ModelOptions& options) {
-  std::string fit = "auto";
-  Read(json, "fit", fit);
-  if (fit == "fitted") {
-    options.fit = GridFit::kFitted;
-  } else if (fit != "auto" && fit != "min_max") {
-    ThrowValue("fit", fit, "auto, min_max or fitted");
-  }
+  ReadWord(json, "strategy", {"auto", "gptq", "r2q", "none"}, options.strategy);
+  ReadWord(json, "rounding", {"auto", "nearest", "ldlq"}, options.rounding);
+  ReadWord(json, "grid", {"auto", "affine", "residual_binary"}, options.grid);
+  ReadWord(json, "fit", {"auto", "min_max", "fitted"}, options.fit);
+  std::string order = "activation";
+  ReadWord(json, "rounding_order", {"activation", "natural"}, order);
+  options.order = order == "natural" ? ColumnOrder::kNatural : ColumnOrder::kActivation;
   std::string non_finite = "error";
   Read(json, "on_nonfinite", non_finite);
   if (non_finite == "keep") {
@@ -91,14 +99,10 @@ struct Supported {
 
 const std::vector<Supported>& SupportedValues() {
   static const std::vector<Supported> table = {
-      {"rounding", {"auto", "nearest"}},
-      {"grid", {"auto", "affine"}},
-      {"calibration", {"auto", "none"}},
       {"time_weighting", {"uniform"}},
       {"objective", {"trajectory"}},
       {"time_grouping", {"uniform"}},
       {"activation_range", {"auto"}},
-      {"strategy", {"auto", "none"}},
       {"strategy_time_aware", {"auto", "never"}},
       {"strategy_spatial", {"auto", "never"}},
       {"equalization", {"auto", "none"}},
@@ -166,6 +170,8 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   Read(json, "group_size", options.group_size);
   Read(json, "diffusion", options.diffusion);
   Read(json, "min_accuracy", options.min_accuracy);
+  Read(json, "rounding_rounds", options.rounds);
+  Read(json, "dampening", options.dampening);
   Read(json, "fallback", options.fallback);
   Read(json, "fail_fast", options.fail_fast);
   Read(json, "num_threads", options.num_threads);

@@ -9,6 +9,7 @@
 #include "arrow_quant/model/modality.h"
 #include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/quantize/affine_grid.h"
+#include "arrow_quant/quantize/rounding/rounding.h"
 
 namespace arrow_quant {
 
@@ -19,10 +20,17 @@ enum class OnNonFinite { kError, kKeep };
 struct ModelOptions {
   int bit_width = 4;
   std::int64_t group_size = 128;
-  GridFit fit = GridFit::kMinMax;
+  // What the strategy is made from: see the configuration.
+  std::string strategy = "auto";
+  std::string rounding = "auto";  // "nearest", "ldlq"
+  std::string grid = "auto";      // "affine", "residual_binary"
+  std::string fit = "auto";       // "min_max", "fitted"
+  ColumnOrder order = ColumnOrder::kActivation;
+  int rounds = 2;
+  double dampening = 0.01;
   bool diffusion = true;  // false: any model, no modality asked for
   std::optional<Modality> modality;
-  double min_accuracy = 0;  // least weight cosine of a layer, in [0, 1]
+  double min_accuracy = 0;  // least cosine of a layer, in [0, 1]: of its outputs with activations, else of its weights
   bool fallback = true;     // try more bits where a layer misses min_accuracy
   bool fail_fast = false;   // raise at the first layer that misses it
   OnNonFinite on_nonfinite = OnNonFinite::kError;

@@ -22,7 +22,7 @@ TensorRecord BaseRecord(const TensorInfo& info, const TensorReport& report, cons
   TensorRecord record;
   record.layer_name = info.name;
   for (std::int64_t d : info.shape) record.shape.push_back(static_cast<std::uint64_t>(d));
-  record.dtype = TorchName(info.dtype);
+  record.dtype = report.dtype;
   record.num_params = static_cast<std::uint64_t>(info.num_elements);
   record.is_diffusion_model = !modality.empty();
   if (!modality.empty()) record.modality = modality;
@@ -42,14 +42,9 @@ std::uint64_t RowsPerPart(std::uint64_t rows, std::uint64_t bytes) {
 }
 
 Json QuantizationInfo(const ModelOptions& options, const ModelResult& result) {
-  return {{"quant_method", "arrow_quant_v2"},
-          {"format", "parquet_v2_extended"},
-          {"version", kVersion},
-          {"bit_width", options.bit_width},
-          {"group_size", options.group_size},
-          {"method", options.fit == GridFit::kFitted ? "fitted" : "min_max"},
-          {"calibration", "none"},
-          {"num_parameters", result.num_params}};
+  return {{"quant_method", "arrow_quant_v2"},  {"format", "parquet_v2_extended"},    {"version", kVersion},
+          {"bit_width", options.bit_width},    {"group_size", options.group_size},   {"strategy", result.strategy},
+          {"calibration", result.calibration}, {"num_parameters", result.num_params}};
 }
 
 Json ParseObject(const std::string& text, const fs::path& file) {
@@ -122,6 +117,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
   record.grid = GridKindName(m.grid);
   record.zero_point_kind = "float";
   record.row_rank = matrix.row_rank;
+  record.equalization_scales = m.column_scales;
   for (std::uint64_t begin = 0; begin < rows; begin += step) {
     const std::uint64_t count = std::min(step, rows - begin);
     const auto cols = static_cast<std::uint64_t>(m.cols);
@@ -140,7 +136,8 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
 }
 
 void ComponentWriting::AppendKept(const TensorInfo& info, const TensorOutcome& outcome) {
-  const auto bytes = component_.checkpoint.Data(info);
+  const std::span<const std::byte> bytes =
+      outcome.replacement.empty() ? component_.checkpoint.Data(info) : std::span(outcome.replacement);
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   TensorRecord record = BaseRecord(info, outcome.report, modality_);
   const std::uint64_t rows = info.shape.empty() ? 1 : static_cast<std::uint64_t>(info.shape[0]);

@@ -5,6 +5,7 @@
 #include <stop_token>
 #include <string>
 
+#include "arrow_quant/orchestrate/model_calibration.h"
 #include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/orchestrate/report.h"
 
@@ -19,10 +20,11 @@ using ProgressFunction = std::function<void(const std::string& message, double f
 // cancelled or killed leaves nothing under the name `output`. Throws Error.
 ModelResult QuantizeModel(const std::filesystem::path& input, const std::filesystem::path& output,
                           const ModelOptions& options, const ProgressFunction& progress = {},
-                          const std::stop_token& stop = {});
+                          const std::stop_token& stop = {}, const ModelCalibration& calibration = {});
 
 // What QuantizeModel would do with each tensor, from headers only: reports without figures. parquet_bytes is an upper
 // estimate.
-ModelResult PlanModel(const std::filesystem::path& input, const ModelOptions& options);
+ModelResult PlanModel(const std::filesystem::path& input, const ModelOptions& options,
+                      const ModelCalibration& calibration = {});
 
 }  // namespace arrow_quant

@@ -1,6 +1,7 @@
 #include "arrow_quant/orchestrate/report.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 namespace arrow_quant {
@@ -12,28 +13,48 @@ Json FallbackJson(const Fallback& f) {
   return {{"layer", f.layer},
           {"from_bits", f.from_bits},
           {"to_bits", f.to_bits},
-          {"method", f.to_bits == 16 ? "kept" : "base"},
+          {"from_method", f.from_method},
+          {"to_method", f.to_method},
           {"cause", f.cause},
           {"cosine_before", f.cosine_before},
           {"cosine_after", f.cosine_after}};
 }
 
+Json TimeGroupsJson(const TensorReport& r) {
+  Json groups = Json::array();
+  for (const TimeGroupQuality& g : r.time_groups) {
+    groups.push_back({{"from", g.from}, {"to", g.to}, {"rows", g.rows}, {"cosine", g.cosine}, {"sqnr_db", g.sqnr_db}});
+  }
+  return groups;
+}
+
+// What activations tell; null without them.
+void AddOutputFigures(const TensorReport& r, Json& json) {
+  json["output_cosine"] = r.calibrated ? Json(r.output_cosine) : Json(nullptr);
+  json["output_sqnr_db"] = r.calibrated ? Json(r.output_sqnr_db) : Json(nullptr);
+  json["dampening"] = r.calibrated ? Json(r.dampening) : Json(nullptr);
+  json["time_groups"] = TimeGroupsJson(r);
+}
+
 Json LayerJson(const TensorReport& r) {
-  return {{"name", r.name},
-          {"component", r.component},
-          {"shape", r.shape},
-          {"dtype", r.dtype},
-          {"role", r.role},
-          {"bits", r.bits},
-          {"group_size", r.group_size},
-          {"tail", r.tail},
-          {"method", r.method},
-          {"cosine", r.cosine},
-          {"sqnr_db", r.sqnr_db},
-          {"constant_groups", r.constant_groups},
-          {"num_params", r.num_params},
-          {"source_bytes", r.source_bytes},
-          {"stored_bytes", r.stored_bytes}};
+  Json json = {{"name", r.name},
+               {"component", r.component},
+               {"shape", r.shape},
+               {"dtype", r.dtype},
+               {"role", r.role},
+               {"bits", r.bits},
+               {"group_size", r.group_size},
+               {"tail", r.tail},
+               {"method", r.method},
+               {"grid", r.grid},
+               {"cosine", r.cosine},
+               {"sqnr_db", r.sqnr_db},
+               {"constant_groups", r.constant_groups},
+               {"num_params", r.num_params},
+               {"source_bytes", r.source_bytes},
+               {"stored_bytes", r.stored_bytes}};
+  AddOutputFigures(r, json);
+  return json;
 }
 
 Json KeptJson(const TensorReport& r) {
@@ -44,8 +65,13 @@ Json KeptJson(const TensorReport& r) {
 }  // namespace
 
 std::string ModelResult::method() const {
-  const auto first = std::find_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return r.quantized; });
-  return first == tensors.end() ? "none" : first->method;
+  std::map<std::string, std::int64_t> methods;
+  for (const TensorReport& r : tensors) {
+    if (r.quantized) ++methods[r.method];
+  }
+  const auto commonest = std::max_element(methods.begin(), methods.end(),
+                                          [](const auto& a, const auto& b) { return a.second < b.second; });
+  return commonest == methods.end() ? "none" : commonest->first;
 }
 
 double ModelResult::compression_ratio() const {
@@ -68,17 +94,31 @@ std::int64_t ModelResult::layers_fallen_back() const {
   return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
 }
 
-double ModelResult::fallback_rate() const {
-  const auto tried = std::count_if(tensors.begin(), tensors.end(),
-                                   [](const TensorReport& r) { return r.quantized || !r.fallbacks.empty(); });
-  return tried > 0 ? static_cast<double>(layers_fallen_back()) / static_cast<double>(tried) : 0.0;
+std::map<std::string, double> ModelResult::fallback_rate() const {
+  std::map<std::string, std::int64_t> left;
+  std::map<std::string, std::int64_t> tried;
+  for (const TensorReport& r : tensors) {
+    std::map<std::string, bool> methods;  // of this layer: whether it was left
+    if (r.quantized) methods[r.method] = false;
+    for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
+    for (const auto& [method, was_left] : methods) {
+      ++tried[method];
+      left[method] += was_left ? 1 : 0;
+    }
+  }
+  std::map<std::string, double> rates;
+  for (const auto& [method, count] : tried) {
+    rates[method] = static_cast<double>(left[method]) / static_cast<double>(count);
+  }
+  return rates;
 }
 
 std::string ToJson(const TensorReport& report) {
-  const Json json = {{"role", report.role},
-                     {"cosine", report.cosine},
-                     {"sqnr_db", report.sqnr_db},
-                     {"constant_groups", report.constant_groups}};
+  Json json = {{"role", report.role},
+               {"cosine", report.cosine},
+               {"sqnr_db", report.sqnr_db},
+               {"constant_groups", report.constant_groups}};
+  if (report.calibrated) AddOutputFigures(report, json);
   return json.dump();
 }
 
@@ -98,7 +138,8 @@ std::string ToJson(const ModelResult& result) {
   json["bit_width"] = result.bit_width;
   json["group_size"] = result.group_size;
   json["method"] = result.method();
-  json["calibration"] = "none";
+  json["strategy"] = result.strategy;
+  json["calibration"] = result.calibration;
   json["compression_ratio"] = result.compression_ratio();
   json["bits_per_weight"] = result.bits_per_weight();
   json["model_size_mb"] = result.model_size_mb();
@@ -107,9 +148,13 @@ std::string ToJson(const ModelResult& result) {
   json["sqnr_db"] = result.sqnr_db;
   json["layers"] = std::move(layers);
   json["kept"] = std::move(kept);
+  json["merged"] = Json::array();
+  for (const MergedTensor& m : result.merged) {
+    json["merged"].push_back({{"name", m.name}, {"component", m.component}, {"into", m.into}});
+  }
   json["fallbacks"] = std::move(fallbacks);
   json["layers_fallen_back"] = result.layers_fallen_back();
-  json["fallback_rate"] = {{"base", result.fallback_rate()}};
+  json["fallback_rate"] = result.fallback_rate();
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

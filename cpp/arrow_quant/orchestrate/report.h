@@ -1,19 +1,31 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 namespace arrow_quant {
 
-// One step of the fallback ladder of one layer.
+// One step of the fallback ladder of one layer: to more bits, or to a method that needs less.
 struct Fallback {
   std::string layer;
   int from_bits = 0;
   int to_bits = 0;  // 16: kept as it is
-  std::string cause;
-  double cosine_before = 0;
-  double cosine_after = 0;  // 1 when kept
+  std::string from_method = {};
+  std::string to_method = {};
+  std::string cause = {};
+  double cosine_before = 0;  // of the figure that decides: outputs where there are activations, else weights
+  double cosine_after = 0;   // 1 when kept
+};
+
+// Output quality of a layer in one time group, on held-out rows.
+struct TimeGroupQuality {
+  double from = 0;  // the group is [from, to)
+  double to = 0;
+  std::int64_t rows = 0;
+  double cosine = 1;
+  double sqnr_db = 0;
 };
 
 // What became of one tensor.
@@ -26,16 +38,29 @@ struct TensorReport {
   bool quantized = false;
   int bits = 0;
   std::int64_t group_size = 0;
-  std::int64_t tail = 0;  // columns in the last group of a row
-  std::string method;     // "min_max", "fitted"; "kept"
-  std::string reason;     // why it was kept
-  double cosine = 1;      // of the weights
-  double sqnr_db = 0;     // of the weights, capped at 200; 200 when kept
+  std::int64_t tail = 0;     // columns in the last group of a row
+  std::string method;        // "ldlq", "min_max", "fitted"; "kept"
+  std::string grid;          // "affine", "residual_binary"
+  std::string reason;        // why it was kept
+  double cosine = 1;         // of the weights
+  double sqnr_db = 0;        // of the weights, capped at 200; 200 when kept
+  bool calibrated = false;   // the figures of outputs are known
+  double output_cosine = 1;  // on held-out rows
+  double output_sqnr_db = 0;
+  std::vector<TimeGroupQuality> time_groups;
+  double dampening = 0;  // that the rounding needed
   std::int64_t constant_groups = 0;
   std::int64_t num_params = 0;
   std::int64_t source_bytes = 0;
   std::int64_t stored_bytes = 0;  // of codes and grids before compression
   std::vector<Fallback> fallbacks;
+};
+
+// A tensor that is not in the output because another holds what it said.
+struct MergedTensor {
+  std::string name;
+  std::string component;
+  std::string into;
 };
 
 // What became of a model. The result dictionary of the Python API is made from it under the same names.
@@ -46,6 +71,8 @@ struct ModelResult {
   std::string source_kind;
   int bit_width = 0;
   std::int64_t group_size = 0;
+  std::string calibration = "none";  // "activations", "synthetic"
+  std::string strategy;
   std::int64_t source_bytes = 0;   // of all weights
   std::int64_t parquet_bytes = 0;  // on disk
   std::int64_t num_params = 0;
@@ -54,16 +81,17 @@ struct ModelResult {
   double seconds = 0;
   double peak_memory_mb = 0;
   std::vector<TensorReport> tensors;
+  std::vector<MergedTensor> merged;  // scales of 8-bit float weights, applied to them
   std::vector<std::string> warnings;
 
-  std::string method() const;        // of the first quantized layer; "none" without one
+  std::string method() const;        // of most quantized layers; "none" without one
   double compression_ratio() const;  // bytes of the source's weights / bytes on disk; 0 without any
   double bits_per_weight() const;    // on disk, all parameters counted; 0 without any
   double model_size_mb() const;      // on disk, 1 MB being 1,000,000 bytes
   double source_size_mb() const;
   std::int64_t layers_quantized() const;
   std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
-  double fallback_rate() const;             // their share of all layers that were to be quantized
+  std::map<std::string, double> fallback_rate() const;  // by method: layers that left it / layers that tried it
 };
 
 // As the result dictionary of the Python API.

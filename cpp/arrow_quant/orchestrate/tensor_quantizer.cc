@@ -4,12 +4,15 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/numeric/convert.h"
+#include "arrow_quant/orchestrate/calibrated_rounding.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 
 namespace arrow_quant {
@@ -40,8 +43,11 @@ std::int64_t RowsPerBlock(std::int64_t cols) {
 struct Attempt {
   QuantizedMatrix matrix;
   ErrorSums sums;
+  std::string method;
   std::int64_t constant_groups = 0;
   std::int64_t non_finite_at = -1;
+  std::optional<OutputQuality> quality;
+  double dampening = 0;
 };
 
 struct TensorView {
@@ -50,10 +56,14 @@ struct TensorView {
   const MatrixShape& matrix;
 };
 
-Attempt TryBits(const TensorView& tensor, int bits, const ModelOptions& options,
-                const std::function<void(std::int64_t)>& progress, const std::stop_token& stop) {
+using Progress = std::function<void(std::int64_t)>;
+
+// To the nearest values of min-max or fitted grids, block of rows by block.
+Attempt RoundToNearest(const TensorView& tensor, int bits, GridFit fit, const ModelOptions& options,
+                       const Progress& progress, const std::stop_token& stop) {
   const MatrixShape& shape = tensor.matrix;
   Attempt attempt;
+  attempt.method = fit == GridFit::kFitted ? "fitted" : "min_max";
   attempt.matrix = AllocateQuantized(shape.rows, shape.cols, {.bits = bits, .group_size = options.group_size});
   const std::int64_t block = RowsPerBlock(shape.cols);
   const std::int64_t blocks = (shape.rows + block - 1) / block;
@@ -67,7 +77,7 @@ Attempt TryBits(const TensorView& tensor, int bits, const ModelOptions& options,
         AlignedVector<float> w(static_cast<std::size_t>(count * shape.cols));
         ReadMatrixRows(tensor.info, tensor.bytes, shape, begin, count, w.data());
         reports[static_cast<std::size_t>(b)] =
-            QuantizeRowBlock({w.data(), count, shape.cols}, options.fit, begin, attempt.matrix);
+            QuantizeRowBlock({w.data(), count, shape.cols}, fit, begin, attempt.matrix);
         progress(done += count * shape.cols);
       },
       stop);
@@ -85,6 +95,106 @@ Attempt TryBits(const TensorView& tensor, int bits, const ModelOptions& options,
   return attempt;
 }
 
+// One tensor on its way down the ladder.
+class TensorRun {
+ public:
+  TensorRun(const TensorJob& job, const TensorContext& context, const Progress& progress, const std::stop_token& stop)
+      : job_(job),
+        context_(context),
+        progress_(progress),
+        stop_(stop),
+        view_{job.info, job.bytes, job.decision.matrix} {
+    fit_ = UsesFittedGrid(context.strategy) ? GridFit::kFitted : GridFit::kMinMax;
+  }
+
+  // Loads the activations; the sentence says why they are of no use, if so.
+  std::string FindActivations(const LayerKey& layer) {
+    inputs_ = context_.calibration.statistics->Find(layer);
+    std::string unfit = Unfit(inputs_, view_.matrix.rows, view_.matrix.cols);
+    if (!unfit.empty()) {
+      inputs_.clear();
+      fit_ = context_.options.fit == "fitted" ? GridFit::kFitted : GridFit::kMinMax;
+    }
+    return unfit;
+  }
+
+  Attempt Try(int bits, TensorReport& report) {
+    Attempt nearest = RoundToNearest(view_, bits, fit_, context_.options, progress_, stop_);
+    if (inputs_.empty() || nearest.non_finite_at >= 0) return nearest;
+    const MatrixShape& shape = view_.matrix;
+    AlignedVector<float> weight(static_cast<std::size_t>(shape.rows * shape.cols));
+    ReadMatrixRows(job_.info, job_.bytes, shape, 0, shape.rows, weight.data());
+    const MatrixView<const float> w(weight.data(), shape.rows, shape.cols);
+    nearest.quality = QualityOf(w, nearest.matrix);
+    if (!context_.strategy.error_feedback) return nearest;
+    return Better(std::move(nearest), WithFeedback(w, bits), report);
+  }
+
+ private:
+  OutputQuality QualityOf(MatrixView<const float> w, const QuantizedMatrix& matrix) const {
+    AlignedVector<float> values(static_cast<std::size_t>(w.size()));
+    DequantizeRows(matrix, 0, matrix.rows, values.data());
+    return MeasureQuality(w, {values.data(), w.rows, w.cols}, inputs_, context_.options.num_threads);
+  }
+
+  CalibratedRounding WithFeedback(MatrixView<const float> w, int bits) const {
+    const ModelOptions& options = context_.options;
+    const std::vector<GridKind> grids = AllowedGrids(context_.strategy, bits);
+    return RoundCalibrated(w, inputs_, grids, context_.calibration.time_weights,
+                           {.bits = bits,
+                            .group_size = options.group_size,
+                            .order = options.order,
+                            .rounds = options.rounds,
+                            .dampening = options.dampening,
+                            .num_threads = options.num_threads},
+                           stop_);
+  }
+
+  // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
+  Attempt Better(Attempt nearest, CalibratedRounding rounded, TensorReport& report) const {
+    const double feedback_error = RelativeError(rounded.quality.total);
+    const double nearest_error = RelativeError(nearest.quality->total);
+    if (nearest_error < feedback_error) {
+      char cause[160];
+      std::snprintf(cause, sizeof(cause), "relative output error %.3g on held-out rows, %.3g by nearest rounding",
+                    feedback_error, nearest_error);
+      AddStep(nearest.method, cause, rounded.quality, *nearest.quality, report);
+      return nearest;
+    }
+    if (rounded.diagonal) {
+      AddStep("diagonal", "the second moment of the activations is singular at every dampening up to 1",
+              rounded.quality, rounded.quality, report);
+    }
+    Attempt attempt;
+    attempt.matrix = std::move(rounded.matrix);
+    attempt.sums = rounded.sums;
+    attempt.method = rounded.diagonal ? "diagonal" : "ldlq";
+    attempt.constant_groups = nearest.constant_groups;
+    attempt.quality = std::move(rounded.quality);
+    attempt.dampening = rounded.dampening;
+    return attempt;
+  }
+
+  void AddStep(const std::string& to, const std::string& cause, const OutputQuality& before, const OutputQuality& after,
+               TensorReport& report) const {
+    const int bits = report.bits;
+    report.fallbacks.push_back(
+        {job_.info.name, bits, bits, "ldlq", to, cause, OutputCosine(before), OutputCosine(after)});
+  }
+
+  static double OutputCosine(const OutputQuality& quality) {
+    return Cosine({quality.total.ww, quality.total.wq, quality.total.qq, quality.total.ee});
+  }
+
+  const TensorJob& job_;
+  const TensorContext& context_;
+  const Progress& progress_;
+  const std::stop_token& stop_;
+  TensorView view_;
+  GridFit fit_ = GridFit::kMinMax;
+  LayerInputs inputs_;
+};
+
 TensorReport BaseReport(const TensorInfo& info, const TensorDecision& decision) {
   TensorReport report;
   report.name = info.name;
@@ -100,32 +210,60 @@ void MarkKept(TensorReport& report, std::string reason) {
   report.quantized = false;
   report.bits = 0;
   report.method = "kept";
+  report.grid.clear();
   report.reason = std::move(reason);
+  report.calibrated = false;
+  report.time_groups.clear();
   report.cosine = 1;
   report.sqnr_db = 200;
   report.stored_bytes = report.source_bytes;
 }
 
-void FillQuantized(const Attempt& attempt, const ModelOptions& options, TensorReport& report) {
+void FillQuality(const OutputQuality& quality, const TimeGroups& groups, TensorReport& report) {
+  const auto sums_of = [](const OutputSums& s) { return ErrorSums{s.ww, s.wq, s.qq, s.ee}; };
+  report.calibrated = true;
+  report.output_cosine = Cosine(sums_of(quality.total));
+  report.output_sqnr_db = SqnrDb(sums_of(quality.total));
+  report.time_groups.clear();
+  for (std::size_t g = 0; g < quality.groups.size(); ++g) {
+    if (quality.rows[g] == 0) continue;
+    const ErrorSums sums = sums_of(quality.groups[g]);
+    report.time_groups.push_back(
+        {groups.boundaries()[g], groups.boundaries()[g + 1], quality.rows[g], Cosine(sums), SqnrDb(sums)});
+  }
+}
+
+void FillQuantized(const Attempt& attempt, const ModelCalibration& calibration, TensorReport& report) {
   const QuantizedMatrix& m = attempt.matrix;
   report.quantized = true;
   report.bits = m.bits;
   report.group_size = m.group_size;
   report.tail = m.cols - (m.groups() - 1) * m.group_size;
-  report.method = options.fit == GridFit::kFitted ? "fitted" : "min_max";
+  report.method = attempt.method;
+  report.grid = GridKindName(m.grid);
   report.cosine = Cosine(attempt.sums);
   report.sqnr_db = SqnrDb(attempt.sums);
+  report.dampening = attempt.dampening;
+  if (attempt.quality) FillQuality(*attempt.quality, calibration.statistics->time_groups(), report);
   report.constant_groups = attempt.constant_groups;
-  report.stored_bytes = static_cast<std::int64_t>(m.codes.size() + 8 * m.scales.size());
+  report.stored_bytes = static_cast<std::int64_t>(
+      m.codes.size() + 4 * (m.scales.size() + m.zero_points.size() + m.residual_scales.size()));
 }
 
-std::string BelowThreshold(double cosine, int bits, double least) {
+std::string BelowThreshold(const TensorReport& report, double least) {
   char text[128];
-  std::snprintf(text, sizeof(text), "weight cosine %.4f at %d bits is below min_accuracy %.4f", cosine, bits, least);
+  std::snprintf(text, sizeof(text), "%s cosine %.4f at %d bits is below min_accuracy %.4f",
+                report.calibrated ? "output" : "weight", report.calibrated ? report.output_cosine : report.cosine,
+                report.bits, least);
   return text;
 }
 
 int NextBits(int bits) { return bits < 4 ? 4 : bits < 8 ? 8 : 16; }
+
+[[noreturn]] void ThrowFailFast(const TensorInfo& info, const std::string& cause) {
+  throw Error(ErrorCode::kValidation, cause,
+              {.tensor = info.name, .remedy = "Use more bits or a smaller group, or allow the fallback."});
+}
 
 TensorOutcome HandleNonFinite(const TensorInfo& info, const ModelOptions& options, std::int64_t at,
                               TensorReport report) {
@@ -170,28 +308,37 @@ void ReadMatrixRows(const TensorInfo& info, std::span<const std::byte> bytes, co
   }
 }
 
-TensorOutcome QuantizeTensor(const TensorInfo& info, std::span<const std::byte> bytes, const TensorDecision& decision,
-                             int bit_width, const ModelOptions& options,
+TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
                              const std::function<void(std::int64_t)>& progress, const std::stop_token& stop) {
-  TensorReport report = BaseReport(info, decision);
-  if (!decision.quantize) {
-    MarkKept(report, decision.reason);
+  const ModelOptions& options = context.options;
+  TensorReport report = BaseReport(job.info, job.decision);
+  report.component = job.component;
+  if (!job.decision.quantize) {
+    MarkKept(report, job.decision.reason);
     return {{}, {}, std::move(report)};
   }
-  const TensorView view{info, bytes, decision.matrix};
-  for (int bits = bit_width;;) {
-    Attempt attempt = TryBits(view, bits, options, progress, stop);
-    if (attempt.non_finite_at >= 0) return HandleNonFinite(info, options, attempt.non_finite_at, std::move(report));
-    FillQuantized(attempt, options, report);
-    if (!report.fallbacks.empty()) report.fallbacks.back().cosine_after = report.cosine;
-    if (report.cosine >= options.min_accuracy) return {std::move(attempt.matrix), attempt.sums, std::move(report)};
-    const std::string cause = BelowThreshold(report.cosine, bits, options.min_accuracy);
-    if (options.fail_fast || !options.fallback) {
-      throw Error(ErrorCode::kValidation, cause,
-                  {.tensor = info.name, .remedy = "Use more bits or a smaller group, or allow the fallback."});
+  TensorRun run(job, context, progress, stop);
+  std::string no_activations;
+  if (context.calibration.statistics != nullptr) no_activations = run.FindActivations({job.component, job.info.name});
+  for (int bits = job.bits;;) {
+    report.bits = bits;
+    const std::size_t steps_before = report.fallbacks.size();
+    Attempt attempt = run.Try(bits, report);
+    if (attempt.non_finite_at >= 0) return HandleNonFinite(job.info, options, attempt.non_finite_at, std::move(report));
+    FillQuantized(attempt, context.calibration, report);
+    const double cosine = report.calibrated ? report.output_cosine : report.cosine;
+    if (steps_before > 0) report.fallbacks[steps_before - 1].cosine_after = cosine;
+    if (!no_activations.empty()) {
+      report.fallbacks.push_back({job.info.name, bits, bits, context.strategy.error_feedback ? "ldlq" : attempt.method,
+                                  attempt.method, std::exchange(no_activations, {}), cosine, cosine});
     }
+    if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
+    if (cosine >= options.min_accuracy) return {std::move(attempt.matrix), attempt.sums, std::move(report)};
+    const std::string cause = BelowThreshold(report, options.min_accuracy);
+    if (options.fail_fast || !options.fallback) ThrowFailFast(job.info, cause);
     const int next = NextBits(bits);
-    report.fallbacks.push_back({info.name, bits, next, cause, report.cosine, 1});
+    report.fallbacks.push_back(
+        {job.info.name, bits, next, attempt.method, next == 16 ? "kept" : attempt.method, cause, cosine, 1});
     if (next == 16) {
       MarkKept(report, cause);
       return {{}, {}, std::move(report)};

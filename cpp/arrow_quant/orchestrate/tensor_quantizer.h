@@ -4,12 +4,16 @@
 #include <functional>
 #include <span>
 #include <stop_token>
+#include <string>
+#include <vector>
 
 #include "arrow_quant/io/tensor_info.h"
 #include "arrow_quant/kernels/kernels.h"
 #include "arrow_quant/model/keep_list.h"
+#include "arrow_quant/orchestrate/model_calibration.h"
 #include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/orchestrate/report.h"
+#include "arrow_quant/orchestrate/strategy.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
 
 namespace arrow_quant {
@@ -19,6 +23,8 @@ struct TensorOutcome {
   QuantizedMatrix matrix;
   ErrorSums sums;
   TensorReport report;
+  // Of a kept tensor that cannot stay as the source has it: its bytes, of the dtype in the report.
+  std::vector<std::byte> replacement = {};
 };
 
 // Reads `count` matrix rows from `begin` of a tensor's little-endian bytes as float32, whatever its dtype and output
@@ -26,11 +32,27 @@ struct TensorOutcome {
 void ReadMatrixRows(const TensorInfo& info, std::span<const std::byte> bytes, const MatrixShape& matrix,
                     std::int64_t begin, std::int64_t count, float* out);
 
-// Quantizes one tensor to `bit_width`, with the ladder bit_width -> 4 -> 8 -> kept where a layer misses min_accuracy.
-// `progress` is called with the number of weights done so far, from any thread. Throws Error kQuantization for NaN or
-// Inf, kValidation under fail_fast, kCancelled.
-TensorOutcome QuantizeTensor(const TensorInfo& info, std::span<const std::byte> bytes, const TensorDecision& decision,
-                             int bit_width, const ModelOptions& options,
+// A tensor of a component and what is to become of it.
+struct TensorJob {
+  const TensorInfo& info;
+  std::span<const std::byte> bytes;
+  const TensorDecision& decision;
+  int bits = 0;
+  std::string component;
+};
+
+// What all tensors of a run share.
+struct TensorContext {
+  const ModelOptions& options;
+  const Strategy& strategy;
+  const ModelCalibration& calibration;
+};
+
+// Quantizes one tensor: with error feedback where the strategy wants it and activations are at hand, else to the
+// nearest values; with the ladder bits -> 4 -> 8 -> kept where a layer misses min_accuracy. Every step back is in the
+// report. `progress` is called with the number of weights done so far, from any thread. Throws Error kQuantization for
+// NaN or Inf, kValidation under fail_fast, kCancelled.
+TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
                              const std::function<void(std::int64_t)>& progress, const std::stop_token& stop);
 
 // Figures of a sum of errors: cosine 1 and SQNR 200 dB when nothing is lost.

@@ -132,6 +132,7 @@ void DequantizeRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::
       Kernels().dequantize_row(matrix.codes.data(), row * cols, cols, matrix.bits, group_size,
                                matrix.scales.data() + at, matrix.zero_points.data() + at, out);
     }
+    for (std::size_t c = 0; c < matrix.column_scales.size(); ++c) out[c] *= matrix.column_scales[c];
     out += cols;
   }
 }

@@ -29,6 +29,7 @@ struct QuantizedMatrix {
   std::vector<float> scales;           // [rows, groups()]
   std::vector<float> zero_points;      // [rows, groups()]; the middle m for a residual binary grid
   std::vector<float> residual_scales;  // [rows, groups()] for a residual binary grid, else empty
+  std::vector<float> column_scales;    // [cols]: what the values of each column are multiplied by; empty: by nothing
 
   std::int64_t groups() const { return cols == 0 ? 0 : (cols + group_size - 1) / group_size; }
 };

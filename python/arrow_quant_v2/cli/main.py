@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -32,7 +33,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 quality below the threshold, or a layer fell back under --strict; 2 wrong usage or "
     "configuration; 3 bad input, such as a missing or corrupt file. --debug shows tracebacks.",
 )  # fmt: skip
-out = Console()
+# Names and patterns may hold brackets, which are no markup.
+out = Console(markup=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -57,15 +59,17 @@ def _config(config: pathlib.Path | None, profile: str | None, given: dict[str, A
 
 @app.command()
 def quantize(
-    model: Annotated[pathlib.Path, typer.Argument(help="A .safetensors file or a model directory.")],
-    output: Annotated[pathlib.Path, typer.Argument(help="The directory to make.")],
+    model: Annotated[pathlib.Path | None, typer.Argument(help="A .safetensors file or a model directory.")] = None,
+    output: Annotated[pathlib.Path | None, typer.Argument(help="The directory to make; not for --plan.")] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="2, 3, 4 or 8.")] = None,
     group_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128, 256, or -1 for a whole row.")] = None,
     profile: Annotated[str | None, typer.Option(help="edge (2 bits), local (4) or cloud (8).")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     mode: Annotated[str, typer.Option(help="diffusion, or base for any model.")] = "diffusion",
     modality: Annotated[str | None, typer.Option(help="text, code, image or audio.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Least weight cosine of a layer.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, synthetic, none, or a calibration file.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration samples; default the profile's.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least cosine of a layer.")] = None,
     fit: Annotated[str | None, typer.Option(help="auto, min_max or fitted.")] = None,
     on_nonfinite: Annotated[str | None, typer.Option(help="error or keep.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Regex of tensors to keep; may be repeated.")] = None,
@@ -84,13 +88,16 @@ def quantize(
     given = {
         "bit_width": bits, "group_size": group_size, "modality": modality, "min_accuracy": min_accuracy, "fit": fit,
         "on_nonfinite": on_nonfinite, "keep_patterns": keep, "quantize_patterns": also, "components": components,
-        "variant": variant, "num_threads": threads, "fail_fast": fail_fast,
+        "variant": variant, "num_threads": threads, "fail_fast": fail_fast, "calibration": calibration,
+        "calibration_samples": samples,
     }  # fmt: skip
     options = _config(config, profile, given)
     if show_config:
         typer.echo(options.to_json() if as_json else options.to_yaml())
         return
     quantizer = ArrowQuantV2(mode)
+    if model is None or (output is None and not plan):
+        raise ConfigurationError(f"{'model' if model is None else 'output'} is missing. Give MODEL and OUTPUT.")
     if plan:
         planned = quantizer.plan(model, options)
         if as_json:
@@ -99,6 +106,7 @@ def quantize(
             out.print(layer_table(planned, planned=True))
             print_summary(out, planned, planned=True)
         return
+    assert output is not None
     with progress_reporter(quiet=as_json) as report:
         result = quantizer.quantize_diffusion_model(
             model, output, options, overwrite=overwrite, progress_callback=report
@@ -109,6 +117,32 @@ def quantize(
         print_summary(out, result, planned=False)
     if (strict or options.strict) and result["layers_fallen_back"]:
         raise typer.Exit(EXIT_QUALITY)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[pathlib.Path, typer.Argument(help="A model directory with config.json.")],
+    output: Annotated[
+        pathlib.Path | None, typer.Option("--out", help="Default: activation_statistics.parquet in the model's folder.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Default: the profile's.")] = None,
+    profile: Annotated[str | None, typer.Option(help="edge, local or cloud.")] = None,
+    config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
+    threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on its own sampling and keep what its layers see, for later runs of quantize."""
+    options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
+    try:
+        from arrow_quant_v2.torch import calibrate_model
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"calibrate needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
+        ) from error
+    with progress_reporter(quiet=as_json, title="calibrating") as report:
+        path = calibrate_model(model, output, options, report)
+    result = {"calibration_file": str(path), "bytes": path.stat().st_size}
+    typer.echo(json.dumps(result) if as_json else f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -165,9 +199,12 @@ def export(
 ) -> None:
     """Write a quantized model as plain safetensors or as older Parquet."""
     if format == "safetensors":
-        files = [str(file) for file in export_safetensors(quantized, output, dtype, overwrite=overwrite)]
-        result: dict[str, Any] = {"files": files}
+        with progress_reporter(quiet=as_json, title="exporting") as report:
+            files = export_safetensors(quantized, output, dtype, overwrite=overwrite, progress_callback=report)
+        result: dict[str, Any] = {"files": [str(file) for file in files]}
     elif format == "v2-extended":
+        if dtype is not None:
+            raise ConfigurationError("--dtype has no meaning for v2-extended, whose weights are bytes. Leave it out.")
         result = export_v2_extended(quantized, output, overwrite=overwrite)
     else:
         raise ConfigurationError(f"format is {format!r}. Use safetensors or v2-extended.")
@@ -175,7 +212,7 @@ def export(
         typer.echo(json.dumps(result))
     else:
         for key, value in result.items():
-            out.print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+            out.print(f"{key}: {', '.join(value) if isinstance(value, list) else value}", soft_wrap=True)
 
 
 @app.command()
@@ -195,7 +232,7 @@ def validate(
             out.print(f"worst layer {result['worst_layer']}: cosine {result['min_cosine']:.5f}")
         for key in ("changed", "missing", "extra", "below_min_accuracy"):
             if result[key]:
-                out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}")
+                out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}", soft_wrap=True)
         out.print("passed" if result["passed"] else "failed")
     if not result["passed"]:
         raise typer.Exit(EXIT_QUALITY)
@@ -226,12 +263,17 @@ def main() -> None:
     """Entry point: exit codes 0 fine, 1 quality failed, 2 usage, 3 bad input; no traceback unless --debug is given."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
+    # As Ctrl-C: a run stops and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name="arrow-quant")
     except ArrowQuantError as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
+        if "--json" in arguments:
+            fields = ("code", "message", "file", "tensor", "remedy")
+            typer.echo(json.dumps({"error": {field: getattr(error, field) for field in fields}}))
         quality = error.code == "validation"
         sys.exit(EXIT_QUALITY if quality else EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_INPUT)
 

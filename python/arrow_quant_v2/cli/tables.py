@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -39,23 +41,47 @@ def inspect_table(rows: list[dict[str, Any]]) -> Table:
 def print_summary(console: Console, result: dict[str, Any], planned: bool) -> None:
     """The headline of a run: size, quality, fallbacks, warnings."""
     about = "at most " if planned else ""
-    console.print(
+    say = functools.partial(console.print, soft_wrap=True)  # a sentence stays one line in a log
+    if result["modality"]:
+        say(f"modality {result['modality']} ({result['modality_reason']})")
+    say(
         f"{len(result['layers'])} tensors quantized, {len(result['kept'])} kept; "
         f"{result['source_size_mb']:.2f} MB -> {about}{result['model_size_mb']:.2f} MB "
         f"({result['compression_ratio']:.2f}x, {result['bits_per_weight']:.2f} bits a weight over all parameters)"
     )
+    if result["merged"]:
+        say(
+            f"{len(result['merged'])} scales of 8-bit float weights applied to them: {result['merged'][0]['name']}, ..."
+        )
     if not planned:
-        console.print(
-            f"method {result['method']}, calibration {result['calibration']}: weight cosine "
+        say(
+            f"{result['strategy']}, calibration {result['calibration']}: weight cosine "
             f"{result['cosine_similarity']:.5f}, SQNR {result['sqnr_db']:.2f} dB; "
             f"{result['quantization_time_s']:.2f} s, peak memory {result['peak_memory_mb']:.0f} MB"
         )
+        _print_outputs(say, result)
         for step in result["fallbacks"]:
-            target = "kept" if step["to_bits"] == 16 else f"INT{step['to_bits']}"
-            console.print(f"fell back: {step['layer']} INT{step['from_bits']} -> {target}: {step['cause']}")
-        console.print(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
+            say(f"fell back: {step['layer']} {_step(step)}: {step['cause']}")
+        say(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
     for warning in result["warnings"]:
-        console.print(f"warning: {warning}")
+        say(f"warning: {warning}")
+
+
+def _print_outputs(say: Callable[[str], object], result: dict[str, Any]) -> None:
+    measured = [layer for layer in result["layers"] if layer["output_cosine"] is not None]
+    if measured:
+        worst = min(measured, key=lambda layer: float(layer["output_cosine"]))
+        say(
+            f"outputs on held-out samples: worst layer {worst['name']}, cosine {worst['output_cosine']:.5f}, "
+            f"SQNR {worst['output_sqnr_db']:.1f} dB"
+        )
+
+
+def _step(step: dict[str, Any]) -> str:
+    if step["from_bits"] == step["to_bits"]:
+        return f"{step['from_method']} -> {step['to_method']}"
+    target = "kept" if step["to_bits"] == 16 else f"INT{step['to_bits']}"
+    return f"INT{step['from_bits']} -> {target}"
 
 
 def _shape(row: dict[str, Any]) -> str:

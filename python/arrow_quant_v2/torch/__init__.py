@@ -1,5 +1,7 @@
-"""Load quantized models into PyTorch."""
+"""Load quantized models into PyTorch, and collect activations of float ones."""
 
+from arrow_quant_v2.torch.calibrate import calibrate_model
+from arrow_quant_v2.torch.collect import ActivationCollector, collect_activations
 from arrow_quant_v2.torch.load import load_quantized, load_state_dict
 
-__all__ = ["load_quantized", "load_state_dict"]
+__all__ = ["ActivationCollector", "calibrate_model", "collect_activations", "load_quantized", "load_state_dict"]

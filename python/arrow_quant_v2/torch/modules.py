@@ -23,6 +23,8 @@ class PackedWeight(nn.Module):
     codes: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor
+    residual_scales: torch.Tensor  # of a residual binary grid, else empty
+    column_scales: torch.Tensor  # [cols], or empty
 
     def __init__(self, stored: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -35,12 +37,14 @@ class PackedWeight(nn.Module):
         self.register_buffer("codes", torch.from_numpy(stored.data.copy()))
         self.register_buffer("scales", torch.from_numpy(stored.scales.copy()))
         self.register_buffer("zero_points", torch.from_numpy(stored.zero_points.copy()))
+        self.register_buffer("residual_scales", torch.from_numpy(stored.residual_scales.copy()))
+        self.register_buffer("column_scales", torch.from_numpy(stored.column_scales.copy()))
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedWeight:
         """Move, but keep grids in float32: `.to(float16)` changes the type of the expanded weight only."""
         probe = fn(torch.zeros(1, dtype=self.dtype, device=self.codes.device))
         self.dtype = probe.dtype
-        for name in ("codes", "scales", "zero_points"):
+        for name in ("codes", "scales", "zero_points", "residual_scales", "column_scales"):
             setattr(self, name, getattr(self, name).to(probe.device))
         return self
 
@@ -59,6 +63,8 @@ class PackedWeight(nn.Module):
             self.group_size,
             self.scales.numpy(),
             self.zero_points.numpy(),
+            self.residual_scales.numpy(),
+            self.column_scales.numpy(),
         )
         return torch.from_numpy(values)
 
@@ -69,11 +75,19 @@ class PackedWeight(nn.Module):
         bits = (self.codes[:, None] >> shifts) & 1
         bits = bits.flatten()[: count * self.bits].reshape(count, self.bits).to(torch.float32)
         codes = bits @ (2.0 ** torch.arange(self.bits, device=bits.device, dtype=torch.float32))
-        group = torch.arange(self.cols, device=bits.device) // self.group_size
-        groups = -(-self.cols // self.group_size)
-        scales = self.scales.reshape(self.rows, groups)[:, group]
-        zeros = self.zero_points.reshape(self.rows, groups)[:, group]
-        return scales * (codes.reshape(self.rows, self.cols) - zeros)
+        codes = codes.reshape(self.rows, self.cols)
+        scales, zeros = self._by_column(self.scales), self._by_column(self.zero_points)
+        if self.residual_scales.numel() == 0:
+            values = scales * (codes - zeros)
+        else:
+            first, second = (codes >= 2).to(torch.float32), codes % 2
+            values = zeros + scales * (2 * first - 1) + self._by_column(self.residual_scales) * (2 * second - 1)
+        return values * self.column_scales if self.column_scales.numel() else values
+
+    def _by_column(self, grid: torch.Tensor) -> torch.Tensor:
+        """A grid parameter [rows * groups] as [rows, cols]."""
+        group = torch.arange(self.cols, device=grid.device) // self.group_size
+        return grid.reshape(self.rows, -(-self.cols // self.group_size))[:, group]
 
 
 class PackedLinear(nn.Module):

@@ -1,57 +1,23 @@
 #include "arrow_quant/io/parquet/model_writer.h"
 
 #include <arrow/array.h>
-#include <arrow/io/interfaces.h>
 #include <arrow/type.h>
 #include <arrow/util/key_value_metadata.h>
 #include <parquet/arrow/writer.h>
 #include <parquet/properties.h>
 
-#include <exception>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/io/parquet/arrow_status.h"
+#include "arrow_quant/io/parquet/atomic_stream.h"
 #include "arrow_quant/io/parquet/record_columns.h"
 #include "arrow_quant/io/parquet/record_layout.h"
 
 namespace arrow_quant {
 namespace {
-
-// Hands Arrow's bytes to an AtomicFile. The first failure is kept with its type and stops everything after it, so that
-// Arrow's destructors cannot append a footer to a broken file.
-class AtomicFileStream : public arrow::io::OutputStream {
- public:
-  explicit AtomicFileStream(AtomicFile* file) : file_(file) { set_mode(arrow::io::FileMode::WRITE); }
-
-  arrow::Status Write(const void* data, std::int64_t size) override {
-    if (failure_ != nullptr || closed_) return arrow::Status::IOError("the output is closed");
-    try {
-      file_->Append(data, static_cast<std::size_t>(size));
-    } catch (...) {
-      failure_ = std::current_exception();
-      return arrow::Status::IOError("the output failed");
-    }
-    return arrow::Status::OK();
-  }
-  arrow::Status Close() override {
-    closed_ = true;
-    return arrow::Status::OK();
-  }
-  arrow::Result<std::int64_t> Tell() const override { return static_cast<std::int64_t>(file_->bytes()); }
-  bool closed() const override { return closed_; }
-
-  void RethrowFailure() const {
-    if (failure_ != nullptr) std::rethrow_exception(failure_);
-  }
-
- private:
-  AtomicFile* file_;
-  std::exception_ptr failure_;
-  bool closed_ = false;
-};
 
 std::shared_ptr<parquet::WriterProperties> FileProperties(const WriterOptions& options) {
   parquet::WriterProperties::Builder builder;

@@ -1,0 +1,65 @@
+#include "arrow_quant/calibrate/activation_statistics.h"
+
+#include <utility>
+
+#include "arrow_quant/base/error.h"
+
+namespace arrow_quant {
+
+ActivationStatistics::ActivationStatistics(TimeGroups groups, bool keep_groups, std::int64_t held_out_rows,
+                                           std::uint64_t seed)
+    : groups_(std::move(groups)),
+      options_{.groups = groups_.size(), .keep_groups = keep_groups, .held_out_rows = held_out_rows, .seed = seed} {}
+
+int ActivationStatistics::AddInput(std::int64_t channels) {
+  StatisticsOptions options = options_;
+  options.seed += inputs_.size();
+  inputs_.push_back(std::make_shared<InputStatistics>(channels, options));
+  return size() - 1;
+}
+
+InputStatistics& ActivationStatistics::Mutable(int i) {
+  if (i < 0 || i >= size()) {
+    throw Error(ErrorCode::kInvalidArgument, "there is no input " + std::to_string(i) + " in the statistics");
+  }
+  return *inputs_[static_cast<std::size_t>(i)];
+}
+
+const InputStatistics& ActivationStatistics::input(int i) const {
+  return const_cast<ActivationStatistics*>(this)->Mutable(i);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
+void ActivationStatistics::MapLayer(const LayerKey& layer, std::vector<int> inputs) {
+  for (int i : inputs) Mutable(i);
+  layers_[layer] = std::move(inputs);
+}
+
+void ActivationStatistics::Update(int input, const ActivationRows& rows, double time, bool held_out, int num_threads) {
+  InputStatistics& statistics = Mutable(input);
+  const int group = groups_.Of(time);
+  if (held_out) {
+    statistics.HoldOut(rows, group);
+  } else {
+    statistics.Update(rows, group, time, num_threads);
+  }
+}
+
+void ActivationStatistics::Merge(const ActivationStatistics& other) {
+  if (other.layers_ != layers_ || other.groups_.boundaries() != groups_.boundaries()) {
+    throw Error(ErrorCode::kShapeMismatch, "statistics of different models or time groups cannot be merged");
+  }
+  for (int i = 0; i < size(); ++i) Mutable(i).Merge(other.input(i));
+}
+
+LayerInputs ActivationStatistics::Find(const LayerKey& layer) const {
+  const auto it = layers_.find(layer);
+  if (it == layers_.end()) return {};
+  LayerInputs found;
+  for (int i : it->second) {
+    if (input(i).total_count() == 0) return {};
+    found.push_back(inputs_[static_cast<std::size_t>(i)]);
+  }
+  return found;
+}
+
+}  // namespace arrow_quant

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <span>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "arrow_quant/base/matrix_view.h"
+#include "arrow_quant/calibrate/activation_statistics.h"
+#include "arrow_quant/kernels/kernels.h"
+#include "arrow_quant/quantize/quantized_matrix.h"
+#include "arrow_quant/quantize/rounding/measure_output.h"
+#include "arrow_quant/quantize/rounding/rounding.h"
+
+namespace arrow_quant {
+
+// Output errors of a layer by time group.
+struct OutputQuality {
+  std::vector<OutputSums> groups;  // per time group, all zero where no row was seen
+  std::vector<std::int64_t> rows;  // held-out rows behind each; 0 everywhere when `held_out` is false
+  OutputSums total;
+  bool held_out = false;  // false: there were no held-out rows, so the second moment itself was used
+};
+
+struct CalibratedRounding {
+  QuantizedMatrix matrix;
+  ErrorSums sums;  // of the weights
+  OutputQuality quality;
+  double dampening = 0;   // the largest that was used
+  bool diagonal = false;  // the second moment was of no use but for its diagonal
+};
+
+// Relative output error ee / ww; 0 when nothing is lost.
+double RelativeError(const OutputSums& sums);
+
+// Empty when the statistics fit a weight [rows, cols], else a sentence that says why not.
+std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t cols);
+
+// What `quantized` does to the outputs of `weight`, both [rows, cols], on the held-out rows of every time group.
+OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
+                             const LayerInputs& inputs, int num_threads);
+
+// Rounds with error feedback, an input of a grouped convolution after the other, on each of `grids`; returns the one of
+// the smaller output error on held-out rows. `inputs` must fit. Throws as RoundWithHessian.
+CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
+                                   std::span<const GridKind> grids, const std::vector<double>& time_weights,
+                                   const RoundingOptions& options, const std::stop_token& stop);
+
+}  // namespace arrow_quant

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "arrow_quant/calibrate/activation_statistics.h"
+#include "arrow_quant/io/parquet/array_file.h"
+
+namespace arrow_quant {
+
+// Writes activation statistics to one Parquet file: a row group per input (upper triangles of the second moments,
+// moments per channel and timestep, held-out rows), and as JSON the layers, the time groups and `facts`, an object of
+// the caller's (fingerprints of model and samples). Throws Error kIo, kInvalidArgument.
+void WriteStatistics(const ActivationStatistics& statistics, std::string_view facts, const std::filesystem::path& path);
+
+// Statistics in such a file, read input by input when a layer asks for them.
+class StatisticsFile final : public StatisticsSource {
+ public:
+  // Throws Error kModelNotFound, kCorruptFile.
+  explicit StatisticsFile(const std::filesystem::path& path);
+
+  const TimeGroups& time_groups() const override { return groups_; }
+  LayerInputs Find(const LayerKey& layer) const override;
+  const std::map<LayerKey, std::vector<int>>& layers() const { return layers_; }
+  // The caller's object, as JSON text.
+  const std::string& facts() const { return facts_; }
+  int size() const { return reader_.size(); }
+  std::shared_ptr<const InputStatistics> Input(int i) const;
+
+ private:
+  std::shared_ptr<const InputStatistics> Load(int i) const;
+
+  std::string name_;
+  ArrayFileReader reader_;
+  TimeGroups groups_;
+  StatisticsOptions options_;
+  std::vector<std::int64_t> channels_;
+  std::map<LayerKey, std::vector<int>> layers_;
+  std::string facts_;
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<int, std::weak_ptr<const InputStatistics>> loaded_;
+  mutable std::deque<std::shared_ptr<const InputStatistics>> recent_;  // layers that share an input follow each other
+};
+
+}  // namespace arrow_quant

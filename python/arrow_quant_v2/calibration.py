@@ -1,0 +1,175 @@
+"""Where the activations of a quantization run come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from arrow_quant_v2._native import core
+from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.errors import (
+    ArrowQuantError,
+    ConfigurationError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+
+CALIBRATION_FILE = "activation_statistics.parquet"
+
+_SAMPLED_BYTES = 1 << 16
+_TORCH_NEEDED = ("torch", "diffusers", "transformers")
+_log = logging.getLogger("arrow_quant_v2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Activations for a run: ``statistics`` (of the core, or None), ``kind`` ("activations" of given samples,
+    "synthetic", "none") and ``reason``, a sentence for the user. ``wanted``: activations would have been better."""
+
+    statistics: Any
+    kind: str
+    reason: str
+    wanted: bool = True
+
+
+def time_boundaries(span: float, num_time_groups: int) -> list[float]:
+    """Boundaries of equally long time groups over [0, span]."""
+    return [span * i / num_time_groups for i in range(num_time_groups + 1)]
+
+
+def model_fingerprint(model_path: str | os.PathLike[str]) -> str:
+    """A hash of a model's tensors: names, shapes, dtypes, and bytes of every tensor's beginning, middle and end.
+
+    Copies of a model share it; file names and times do not matter.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    tensors = json.loads(core.source_tensors(os.fspath(model_path)))
+    for tensor in sorted(tensors, key=lambda t: (t["component"], t["name"])):
+        digest.update(json.dumps([tensor[k] for k in ("component", "name", "dtype", "shape")]).encode())
+        with open(tensor["file"], "rb") as file:
+            size, part = int(tensor["num_bytes"]), min(int(tensor["num_bytes"]), _SAMPLED_BYTES)
+            for begin in (0, (size - part) // 2, size - part):
+                file.seek(int(tensor["offset"]) + begin)
+                digest.update(file.read(part))
+    return digest.hexdigest()
+
+
+def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> list[tuple[str, str]]:
+    """(component, tensor) of every layer that a run with ``config`` quantizes."""
+    options = {**config.to_dict(), "diffusion": False}
+    plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
+    return [(layer["component"], layer["name"]) for layer in plan["layers"]]
+
+
+def load_statistics(path: str | os.PathLike[str], model_path: str | os.PathLike[str]) -> Any:
+    """The statistics in a calibration file, which must be of this model.
+
+    Raises:
+        ModelNotFoundError, CorruptFileError: no such file, or another kind of file.
+        ConfigurationError: statistics of another model.
+    """
+    statistics = core.StatisticsFile(os.fspath(path))
+    made_from = json.loads(statistics.facts).get("model_fingerprint")
+    if made_from != model_fingerprint(model_path):
+        raise ConfigurationError.compose(
+            "these activation statistics are of another model, or the model has changed since",
+            file=os.fspath(path),
+            remedy="Make them again with arrow-quant calibrate, or use calibration='none'.",
+        )
+    return statistics
+
+
+def expected_calibration(
+    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, may_sample: bool = True
+) -> str:
+    """The kind that find_calibration will most likely give, without running the model."""
+    if config.calibration in ("none", "synthetic"):
+        return config.calibration
+    if config.calibration != "auto":
+        return "activations"
+    if config.rounding == "nearest" or config.strategy == "none":
+        return "none"
+    folder = _folder(model_path)
+    if (folder / CALIBRATION_FILE).exists():
+        return "activations"
+    runs = may_sample and (folder / "config.json").exists() and not _missing_packages()
+    return "synthetic" if runs else "none"
+
+
+def find_calibration(
+    model_path: str | os.PathLike[str],
+    config: DiffusionQuantConfig,
+    progress_callback: Callable[[str, float], None] | None = None,
+    may_sample: bool = True,
+) -> Calibration:
+    """What ``config.calibration`` stands for.
+
+    "auto": activation_statistics.parquet in the model's folder, else the model's own sampling where its class can be
+    built and sampled (and ``may_sample``), else none; "synthetic" and a path must succeed.
+    """
+    wanted = config.calibration
+    if wanted == "none":
+        return Calibration(None, "none", "calibration is none: weights only.", wanted=False)
+    if (config.rounding == "nearest" or config.strategy == "none") and wanted == "auto":
+        return Calibration(None, "none", "nearest rounding needs no activations: weights only.", wanted=False)
+    if wanted == "synthetic":
+        return _synthetic(model_path, config, progress_callback)
+    if wanted != "auto":
+        return _from_file(pathlib.Path(wanted), model_path)
+    beside = _folder(model_path) / CALIBRATION_FILE
+    if beside.exists():
+        return _from_file(beside, model_path)
+    if not may_sample:
+        return Calibration(
+            None, "none", f"weights only: there is no {CALIBRATION_FILE} beside the model.", wanted=False
+        )
+    missing = _missing_packages()
+    if missing:
+        return _weights_only(f"{', '.join(missing)} not installed, so the model cannot be run")
+    try:
+        return _synthetic(model_path, config, progress_callback)
+    except (UnsupportedModelError, ModelNotFoundError) as error:
+        return _weights_only(str(error))
+    except ArrowQuantError as error:
+        if error.code not in ("metadata", "shape_mismatch"):
+            raise
+        return _weights_only(str(error))
+
+
+def _missing_packages() -> list[str]:
+    return [name for name in _TORCH_NEEDED if importlib.util.find_spec(name) is None]
+
+
+def _folder(model_path: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(model_path)
+    return path if path.is_dir() else path.parent
+
+
+def _weights_only(cause: str) -> Calibration:
+    reason = f"weights only, without activations: {cause.rstrip('.')}."
+    _log.info(reason)
+    return Calibration(None, "none", reason)
+
+
+def _from_file(path: pathlib.Path, model_path: str | os.PathLike[str]) -> Calibration:
+    statistics = load_statistics(path, model_path)
+    kind = str(json.loads(statistics.facts).get("kind", "activations"))
+    return Calibration(statistics, kind, f"activations from {path}.")
+
+
+def _synthetic(
+    model_path: str | os.PathLike[str],
+    config: DiffusionQuantConfig,
+    progress_callback: Callable[[str, float], None] | None,
+) -> Calibration:
+    from arrow_quant_v2.torch.calibrate import sample_model
+
+    collected = sample_model(model_path, config, progress_callback)
+    return Calibration(collected.statistics, "synthetic", f"activations of {collected.description}.")

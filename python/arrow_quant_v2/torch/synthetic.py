@@ -1,0 +1,200 @@
+"""Calibration samples that a model makes itself: sampling trajectories, and unmasking of text."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from arrow_quant_v2.errors import UnsupportedModelError
+from arrow_quant_v2.model_file import read_json
+
+TRAJECTORY_STEPS = 50
+UNMASKING_STEPS = 32
+BATCH = 32
+
+# One forward call: the samples in its batch, and its keyword arguments.
+Call = tuple[list[int], dict[str, Any]]
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfSampling:
+    """How a model makes its own calibration samples.
+
+    ``time_span``: times lie in [0, time_span). ``drive(model, count, seed, progress)`` runs the model's forward and
+    yields the samples of each call just before it.
+    """
+
+    time_span: float
+    steps: int
+    mask_token_id: int | None
+    drive: Callable[[nn.Module, int, int], Iterator[list[int]]]
+
+
+def self_sampling(model: nn.Module, path: pathlib.Path) -> SelfSampling:
+    """The way to sample ``model``, loaded from ``path``. Raises UnsupportedModelError where none is known."""
+    mask_token_id = find_mask_token(model, path)
+    if mask_token_id is not None:
+        length = _sequence_length(model, path)
+        return SelfSampling(
+            1.0, UNMASKING_STEPS, mask_token_id, lambda m, n, seed: _unmask(m, n, seed, mask_token_id, length)
+        )
+    inputs = _input_makers(model)
+    scheduler = load_scheduler(path)
+    span = float(scheduler.config.num_train_timesteps)
+    return SelfSampling(span, TRAJECTORY_STEPS, None, lambda m, n, seed: _trajectories(m, scheduler, inputs, n, seed))
+
+
+# ---- image and audio: sampling trajectories
+
+
+def load_scheduler(path: pathlib.Path) -> Any:
+    """The model's scheduler as DDIM, from scheduler/ in or beside the folder, else DDIM with its default schedule."""
+    diffusers = importlib.import_module("diffusers")
+    root = path if path.is_dir() else path.parent
+    for folder in (root / "scheduler", root.parent / "scheduler"):
+        if not (folder / "scheduler_config.json").exists():
+            continue
+        config = read_json(folder / "scheduler_config.json")
+        cls = getattr(diffusers, str(config.get("_class_name")), None)
+        if cls is not None and "Flow" in cls.__name__:
+            return cls.from_config(config)
+        return diffusers.DDIMScheduler.from_config({**config, "_class_name": "DDIMScheduler"})
+    return diffusers.DDIMScheduler(clip_sample=False)
+
+
+# (batch, generator) -> value of one argument of forward.
+InputMaker = Callable[[int, torch.Generator], torch.Tensor]
+
+
+def _input_makers(model: nn.Module) -> dict[str, InputMaker]:
+    """What to give each argument of forward besides the timestep; the first is the sample itself."""
+    config: Any = getattr(model, "config", None)
+    parameters = inspect.signature(model.forward).parameters
+    names = list(parameters)
+    if config is None or "timestep" not in names:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: how to sample it is not known. Give samples, a pipeline with prompts, or a "
+            "calibration file."
+        )
+    makers: dict[str, InputMaker] = {names[0]: _noise_maker(config)}
+    classes = _get(config, "num_embeds_ada_norm") or _get(config, "num_class_embeds")
+    if classes and "class_labels" in names:
+        # Transformers keep one more class for "no class"; it is left out, as in ordinary sampling.
+        makers["class_labels"] = lambda n, g: torch.randint(0, int(classes), (n,), generator=g)
+    unknown = [n for n in names[1:] if n != "timestep" and _is_required(parameters[n]) and n not in makers]
+    if unknown or (_get(config, "cross_attention_dim") and "class_labels" not in makers):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its condition ({', '.join(unknown) or 'encoder_hidden_states'}) cannot be made "
+            "up. Give samples, or a pipeline with prompts."
+        )
+    return makers
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+
+
+def _get(config: Any, name: str) -> Any:
+    return getattr(config, name, None)
+
+
+def _noise_maker(config: Any) -> InputMaker:
+    channels, size = _get(config, "in_channels"), _get(config, "sample_size")
+    if channels is None or size is None:
+        raise UnsupportedModelError(
+            "config.json tells no in_channels and sample_size, so samples cannot be made up. Give samples."
+        )
+    if isinstance(size, int):
+        dims = (size,) if _get(config, "down_block_types") and "1D" in str(config.down_block_types) else (size, size)
+    else:
+        dims = tuple(size)
+    return lambda n, g: torch.randn(n, int(channels), *dims, generator=g)
+
+
+def _trajectories(
+    model: nn.Module, scheduler: Any, makers: dict[str, InputMaker], count: int, seed: int
+) -> Iterator[list[int]]:
+    """DDIM from noise, ``count`` samples; every step of every sample is one row of a call's batch."""
+    dtype = next(model.parameters()).dtype
+    for begin in range(0, count, BATCH):
+        ids = list(range(begin, min(begin + BATCH, count)))
+        generator = torch.Generator().manual_seed(seed + begin)
+        inputs = {name: make(len(ids), generator) for name, make in makers.items()}
+        sample_name = next(iter(inputs))
+        x = inputs.pop(sample_name)
+        scheduler.set_timesteps(TRAJECTORY_STEPS)
+        for t in scheduler.timesteps:
+            yield ids
+            steps = torch.full((len(ids),), float(t)) if t.is_floating_point() else torch.full((len(ids),), int(t))
+            output = model(**{sample_name: x.to(dtype), "timestep": steps}, **inputs)
+            predicted = _tensor_of(output).float()[:, : x.shape[1]]  # a learned variance follows the mean
+            x = scheduler.step(predicted, t, x).prev_sample
+
+
+def _tensor_of(output: Any) -> torch.Tensor:
+    found = output if isinstance(output, torch.Tensor) else output[0]
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+# ---- text and code: unmasking
+
+
+def find_mask_token(model: nn.Module, path: pathlib.Path) -> int | None:
+    """The mask token of a masked language model: metadata.json, config.json, tokenizer files; None for others."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "vocab_size"):
+        return None
+    root = path if path.is_dir() else path.parent
+    for name in ("metadata.json", "config.json"):
+        if (root / name).exists():
+            value = read_json(root / name).get("mask_token_id")
+            if isinstance(value, int):
+                return value
+    return _mask_token_of_tokenizer(root)
+
+
+def _mask_token_of_tokenizer(root: pathlib.Path) -> int | None:
+    if not (root / "tokenizer_config.json").exists():
+        return None
+    added = read_json(root / "tokenizer_config.json").get("added_tokens_decoder", {})
+    wanted = read_json(root / "tokenizer_config.json").get("mask_token")
+    content = wanted.get("content") if isinstance(wanted, dict) else wanted
+    for number, token in added.items() if isinstance(added, dict) else ():
+        if content is not None and isinstance(token, dict) and token.get("content") == content:
+            return int(number)
+    return None
+
+
+def _sequence_length(model: nn.Module, path: pathlib.Path) -> int:
+    root = path if path.is_dir() else path.parent
+    if (root / "metadata.json").exists():
+        length = read_json(root / "metadata.json").get("sequence_length")
+        if isinstance(length, int) and length > 0:
+            return length
+    return min(int(getattr(model.config, "max_position_embeddings", 256)), 256)
+
+
+def _unmask(model: nn.Module, count: int, seed: int, mask_token_id: int, length: int) -> Iterator[list[int]]:
+    """Ancestral sampling from full mask in random order (Sahoo et al. 2024, MDLM, section 3.4): every step of every
+    sample is one row of a call's batch, its time the share of masked tokens."""
+    for begin in range(0, count, BATCH):
+        ids = list(range(begin, min(begin + BATCH, count)))
+        generator = torch.Generator().manual_seed(seed + begin)
+        tokens = torch.full((len(ids), length), mask_token_id)
+        order = torch.rand(len(ids), length, generator=generator).argsort(1).argsort(1)
+        for step in range(UNMASKING_STEPS):
+            yield ids
+            logits = _tensor_of(model(input_ids=tokens)).float()
+            logits[..., mask_token_id] = -torch.inf
+            drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=generator).reshape(tokens.shape)
+            reached = order < length * (step + 1) // UNMASKING_STEPS
+            tokens = torch.where(reached & (tokens == mask_token_id), drawn, tokens)
