@@ -5,9 +5,15 @@ include(CMakePackageConfigHelpers)
 
 # What a program includes, and what those headers include.
 set(_public_headers
+    base/aligned_buffer.h
     base/cpu_isa.h
     base/dtype.h
     base/error.h
+    base/matrix_view.h
+    calibrate/activation_statistics.h
+    calibrate/column_moments.h
+    calibrate/input_statistics.h
+    calibrate/time_groups.h
     io/parquet/legacy.h
     io/parquet/manifest.h
     io/parquet/model_reader.h
@@ -15,13 +21,17 @@ set(_public_headers
     io/tensor_info.h
     kernels/kernel_table.h
     kernels/kernels.h
+    linalg/second_moment.h
     model/modality.h
     orchestrate/config.h
     orchestrate/diffusion_orchestrator.h
+    orchestrate/model_calibration.h
     orchestrate/model_options.h
     orchestrate/quantize_model.h
     orchestrate/report.h
-    quantize/affine_grid.h)
+    quantize/affine_grid.h
+    quantize/quantized_matrix.h
+    quantize/rounding/rounding.h)
 foreach(_header ${_public_headers})
   get_filename_component(_folder "${_header}" DIRECTORY)
   install(FILES "${PROJECT_SOURCE_DIR}/cpp/arrow_quant/${_header}"

@@ -19,12 +19,14 @@ DiffusionOrchestrator::DiffusionOrchestrator(DiffusionQuantConfig config, const 
 
 ModelResult DiffusionOrchestrator::QuantizeModel(const std::filesystem::path& input,
                                                  const std::filesystem::path& output, const ProgressFunction& progress,
-                                                 const std::stop_token& stop) const {
-  return arrow_quant::QuantizeModel(input, output, options_, progress, stop);
+                                                 const std::stop_token& stop,
+                                                 const ModelCalibration& calibration) const {
+  return arrow_quant::QuantizeModel(input, output, options_, progress, stop, calibration);
 }
 
-ModelResult DiffusionOrchestrator::PlanModel(const std::filesystem::path& input) const {
-  return arrow_quant::PlanModel(input, options_);
+ModelResult DiffusionOrchestrator::PlanModel(const std::filesystem::path& input,
+                                             const ModelCalibration& calibration) const {
+  return arrow_quant::PlanModel(input, options_, calibration);
 }
 
 }  // namespace arrow_quant

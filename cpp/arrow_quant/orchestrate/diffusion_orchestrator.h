@@ -28,11 +28,13 @@ class DiffusionOrchestrator {
   // Reads the model at `input` (a .safetensors file, an index, or a model's directory) and writes Parquet V2 Extended
   // with a manifest to the directory `output`, as the free function of the same name. Throws Error; nothing is then
   // left under `output`. A stop request ends the run with kCancelled. An exception of `progress` ends it, too.
+  // Activations are used where `calibration` has them; the configuration's key of that name is the caller's to act on.
   ModelResult QuantizeModel(const std::filesystem::path& input, const std::filesystem::path& output,
-                            const ProgressFunction& progress = {}, const std::stop_token& stop = {}) const;
+                            const ProgressFunction& progress = {}, const std::stop_token& stop = {},
+                            const ModelCalibration& calibration = {}) const;
 
   // What QuantizeModel would do with each tensor, from headers only; parquet_bytes is an upper estimate. Throws Error.
-  ModelResult PlanModel(const std::filesystem::path& input) const;
+  ModelResult PlanModel(const std::filesystem::path& input, const ModelCalibration& calibration = {}) const;
 
   const DiffusionQuantConfig& config() const { return config_; }
 

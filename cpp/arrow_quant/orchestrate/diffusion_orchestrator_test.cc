@@ -68,12 +68,17 @@ TEST(DiffusionOrchestrator, ResultHasTheFiguresOfTheDictionary) {
 TEST(DiffusionOrchestrator, FallbackRateCountsKeptLayers) {
   ModelResult result;
   result.tensors.resize(4);
-  for (int i = 0; i < 3; ++i) result.tensors[static_cast<std::size_t>(i)].quantized = true;
-  EXPECT_EQ(result.fallback_rate(), 0.0);
-  result.tensors[0].fallbacks.resize(2);  // two steps of one layer
-  result.tensors[3].fallbacks.resize(1);  // kept in the end
+  for (std::size_t i = 0; i < 3; ++i) {
+    result.tensors[i].quantized = true;
+    result.tensors[i].method = "min_max";
+  }
+  EXPECT_EQ(result.fallback_rate(), (std::map<std::string, double>{{"min_max", 0.0}}));
+  result.tensors[0].fallbacks = {{.layer = "a", .from_method = "ldlq"},
+                                 {.layer = "a", .from_method = "ldlq"}};     // two steps of one layer
+  result.tensors[3].fallbacks = {{.layer = "d", .from_method = "min_max"}};  // kept in the end
   EXPECT_EQ(result.layers_fallen_back(), 2);
-  EXPECT_EQ(result.fallback_rate(), 0.5);
+  EXPECT_EQ(result.fallback_rate(), (std::map<std::string, double>{{"ldlq", 1.0}, {"min_max", 0.25}}));
+  EXPECT_EQ(result.method(), "min_max");
 }
 
 TEST(DiffusionOrchestrator, PlansWithoutWriting) {

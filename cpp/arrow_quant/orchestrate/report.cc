@@ -58,26 +58,6 @@ Json LayerJson(const TensorReport& r) {
   return json;
 }
 
-// Layers that left each method, over those that tried it.
-Json FallbackRates(const ModelResult& result) {
-  std::map<std::string, std::int64_t> left;
-  std::map<std::string, std::int64_t> tried;
-  for (const TensorReport& r : result.tensors) {
-    std::map<std::string, bool> methods;  // of this layer: whether it was left
-    if (r.quantized) methods[r.method] = false;
-    for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
-    for (const auto& [method, was_left] : methods) {
-      ++tried[method];
-      left[method] += was_left ? 1 : 0;
-    }
-  }
-  Json rates = Json::object();
-  for (const auto& [method, count] : tried) {
-    rates[method] = static_cast<double>(left[method]) / static_cast<double>(count);
-  }
-  return rates;
-}
-
 Json KeptJson(const TensorReport& r) {
   return {{"name", r.name}, {"component", r.component}, {"shape", r.shape},           {"dtype", r.dtype},
           {"role", r.role}, {"reason", r.reason},       {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
@@ -115,10 +95,23 @@ std::int64_t ModelResult::layers_fallen_back() const {
   return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
 }
 
-double ModelResult::fallback_rate() const {
-  const auto tried = std::count_if(tensors.begin(), tensors.end(),
-                                   [](const TensorReport& r) { return r.quantized || !r.fallbacks.empty(); });
-  return tried > 0 ? static_cast<double>(layers_fallen_back()) / static_cast<double>(tried) : 0.0;
+std::map<std::string, double> ModelResult::fallback_rate() const {
+  std::map<std::string, std::int64_t> left;
+  std::map<std::string, std::int64_t> tried;
+  for (const TensorReport& r : tensors) {
+    std::map<std::string, bool> methods;  // of this layer: whether it was left
+    if (r.quantized) methods[r.method] = false;
+    for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
+    for (const auto& [method, was_left] : methods) {
+      ++tried[method];
+      left[method] += was_left ? 1 : 0;
+    }
+  }
+  std::map<std::string, double> rates;
+  for (const auto& [method, count] : tried) {
+    rates[method] = static_cast<double>(left[method]) / static_cast<double>(count);
+  }
+  return rates;
 }
 
 std::string ToJson(const TensorReport& report) {
@@ -162,7 +155,7 @@ std::string ToJson(const ModelResult& result) {
   }
   json["fallbacks"] = std::move(fallbacks);
   json["layers_fallen_back"] = result.layers_fallen_back();
-  json["fallback_rate"] = FallbackRates(result);
+  json["fallback_rate"] = result.fallback_rate();
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

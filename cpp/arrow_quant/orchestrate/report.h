@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -92,7 +93,7 @@ struct ModelResult {
   double source_size_mb() const;
   std::int64_t layers_quantized() const;
   std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
-  double fallback_rate() const;             // their share of all layers that were to be quantized
+  std::map<std::string, double> fallback_rate() const;  // by method: layers that left it / layers that tried it
 };
 
 // As the result dictionary of the Python API.

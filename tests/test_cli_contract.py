@@ -1,4 +1,4 @@
-"""The command line: --json on every command, exit codes, memory of --plan."""
+"""What scripts rely on: JSON, exit codes, the memory of --plan."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
+# Calibration draws samples from the model, which is another test's subject.
+ENVIRONMENT = {**os.environ, "COLUMNS": "200", "ARROW_QUANT_CALIBRATION": "none"}
+
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arrow_quant_v2.cli.main", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", "ARROW_QUANT_CALIBRATION": "none"}
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def write_v1(path: pathlib.Path) -> None:
@@ -48,7 +49,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, demo_model: pathlib.Path) -> 
     return path
 
 
-# Arguments of every command; quantize is run by the fixture.
+# Arguments of every command; quantize is run by the fixture, calibrate and demo need PyTorch.
 JSON_RUNS = {
     "quantize": ("quantize", "MODEL", "WORK/none", "--plan", "--json"),
     "inspect": ("inspect", "WORK/q", "--json"),
@@ -79,6 +80,17 @@ def test_demo_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathl
     monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch.demo", module)
     made = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
     assert json.loads(made.stdout) == {"models": [{"bit_width": 8}], "pictures": str(tmp_path / "digits.png")}
+
+
+def test_calibrate_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Without running the model."""
+    statistics = tmp_path / "statistics.parquet"
+    statistics.write_bytes(b"12345")
+    module = types.ModuleType("arrow_quant_v2.torch")
+    module.calibrate_model = lambda model, output, options, report: statistics  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch", module)
+    made = CliRunner().invoke(app, ["calibrate", str(tmp_path), "--json"])
+    assert json.loads(made.stdout) == {"calibration_file": str(statistics), "bytes": 5}
 
 
 def test_help_lists_the_exit_codes() -> None:
@@ -147,7 +159,9 @@ def test_plan_of_two_gigabytes_takes_little_memory(tmp_path: pathlib.Path) -> No
         + PRINT_PEAK_KB.format(file="sys.stderr")
     )
     arguments = ["quantize", str(model), str(tmp_path / "q"), "--modality", "image", "--plan", "--json"]
-    made = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
     assert len(json.loads(made.stdout)["layers"]) == 64
     assert int(made.stderr.split()[-1]) * 1024 < 200_000_000
     assert not (tmp_path / "q").exists()
