@@ -82,17 +82,6 @@ def test_demo_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathl
     assert json.loads(made.stdout) == {"models": [{"bit_width": 8}], "pictures": str(tmp_path / "digits.png")}
 
 
-def test_calibrate_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """Without running the model."""
-    statistics = tmp_path / "statistics.parquet"
-    statistics.write_bytes(b"12345")
-    module = types.ModuleType("arrow_quant_v2.torch")
-    module.calibrate_model = lambda model, output, options, report: statistics  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch", module)
-    made = CliRunner().invoke(app, ["calibrate", str(tmp_path), "--json"])
-    assert json.loads(made.stdout) == {"calibration_file": str(statistics), "bytes": 5}
-
-
 def test_help_lists_the_exit_codes() -> None:
     made = run("--help")
     text = " ".join(made.stdout.split())
