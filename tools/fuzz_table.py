@@ -2,7 +2,8 @@
 
 usage: fuzz_table.py LOG_DIR [DOCUMENT]
 
-A log that ends in a crash, a hang or a leak gives a row that says so; a run that has not ended gives none.
+A log that ends in a crash, a hang or a leak gives a row that says so, and so does one that was interrupted; a run that
+has not ended gives none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def row(name: str, log: str) -> str | None:
         return None
     done = re.search(r"^Done \d+ runs in (\d+) second", log, re.MULTILINE)
     failure = _FAILURE.search(log)
-    crash = next(filter(None, failure.groups())) if failure else "0"
+    crash = next(filter(None, failure.groups())) if failure else "0" if done else "0, interrupted"
     coverage = re.findall(r"cov: (\d+) ", log)
     seconds = done.group(1) if done else "-"
     return (

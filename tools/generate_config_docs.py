@@ -56,7 +56,8 @@ Where a value comes from, the strongest first:
 A configuration is checked when it is made. An unknown key is an error that names the nearest one; a wrong value is an
 error that names the key, the value, what is allowed, and the file and line or the variable that it comes from.
 
-- Patterns are ECMAScript regular expressions, upper and lower case alike, found anywhere in a tensor's name.
+- Patterns are ECMAScript regular expressions of at most 1000 bytes without back-references, upper and lower case
+  alike, found anywhere in a tensor's name.
 - One MB is 1,000,000 bytes.
 - Every key has an environment variable: `ARROW_QUANT_` and the key in capitals, with `_` for the dots of nested keys
   (`ARROW_QUANT_BIT_WIDTH`, `ARROW_QUANT_THERMODYNAMIC_VALIDATION_ENABLED`). Booleans are `true` or `false` (`1`, `0`,
