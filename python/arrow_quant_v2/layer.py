@@ -172,7 +172,7 @@ def _min_max(matrix: FloatArray, bit_width: int, group_size: int, num_threads: i
 def _figures(prefix: str, sums: tuple[float, float, float, float]) -> dict[str, float]:
     """Cosine and SQNR of sums w*w, w*q, q*q, e*e, as the C++ core defines them for a tensor."""
     ww, wq, qq, ee = sums
-    if ee == 0:
+    if ee <= 0:  # sums in float32 may cancel to less than nothing
         return {f"{prefix}_cosine": 1.0, f"{prefix}_sqnr_db": 200.0}
     norm = math.sqrt(ww) * math.sqrt(qq) if ww > 0 and qq > 0 else 0.0
     cosine = min(1.0, max(-1.0, wq / norm)) if norm > 0 else 0.0
