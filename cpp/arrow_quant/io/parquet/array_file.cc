@@ -64,7 +64,10 @@ struct RecordBuilder {
       const std::size_t count = std::min(kPartFloats, values.size() - begin);
       ARROW_RETURN_NOT_OK(names.Append(name));
       ARROW_RETURN_NOT_OK(lists.Append());
-      ARROW_RETURN_NOT_OK(floats->AppendValues(values.data() + begin, static_cast<std::int64_t>(count)));
+      // An array without values may have no address, which the builder must not see.
+      if (count > 0) {
+        ARROW_RETURN_NOT_OK(floats->AppendValues(values.data() + begin, static_cast<std::int64_t>(count)));
+      }
       begin += count;
     } while (begin < values.size());
     return arrow::Status::OK();
