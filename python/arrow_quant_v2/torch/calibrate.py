@@ -18,10 +18,12 @@ from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError, Unsupp
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
 from arrow_quant_v2.torch.collect import ActivationCollector
 from arrow_quant_v2.torch.load import build_model
-from arrow_quant_v2.torch.synthetic import self_sampling
+from arrow_quant_v2.torch.synthetic import SelfSampling, self_sampling
 
 Progress = Callable[[str, float], None]
 
+# With time_grouping "auto", statistics are kept for so many groups for each that may be made of them.
+FINER_GROUPS = 4
 # Second moments per time group up to this; beyond it one for all groups.
 GROUP_MEMORY_BYTES = 2_000_000_000
 
@@ -88,12 +90,13 @@ def sample_model(
     sampling = self_sampling(model, pathlib.Path(model_path))
     layers = {name for _, name in quantized_layers(model_path, config)}
     count = config.calibration_samples
+    boundaries = sampling_boundaries(sampling, config)
     collector = ActivationCollector(
         model,
-        time_boundaries(sampling.time_span, config.num_time_groups),
+        boundaries,
         layers=layers,
         mask_token_id=sampling.mask_token_id,
-        keep_groups=group_moments_fit(model, layers, config.num_time_groups),
+        keep_groups=group_moments_fit(model, layers, len(boundaries) - 1),
         seed=config.seed,
         num_threads=config.num_threads,
     )
@@ -113,6 +116,15 @@ def sample_model(
         "unreached": sorted(layers - collector.reached),
     }
     return Collected(collector.statistics, facts, description)
+
+
+def sampling_boundaries(sampling: SelfSampling, config: DiffusionQuantConfig) -> list[float]:
+    """The time groups that statistics are kept for: those of the configuration, or finer ones to choose cuts from."""
+    groups = config.num_time_groups
+    if config.time_grouping == "auto":
+        groups = max(groups, min(sampling.steps, FINER_GROUPS * groups))
+    timesteps = int(sampling.time_span) if sampling.time_span > 1 else 0
+    return time_boundaries(sampling.time_span, groups, timesteps)
 
 
 def group_moments_fit(model: nn.Module, layers: set[str], groups: int) -> bool:
