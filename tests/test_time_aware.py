@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import logging
 import threading
@@ -51,9 +52,9 @@ def calls(count=5, batch=8):
 @pytest.fixture(scope="module")
 def statistics(demo_model):
     model = load_float_model(demo_model)
-    layers = {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-    } - {NO_STATISTICS}
+    layers = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {
+        NO_STATISTICS
+    }
     return collect_activations(model, calls(), time_boundaries(1000, GROUPS), layers=layers).statistics
 
 
@@ -89,7 +90,7 @@ def test_groups_cover_every_timestep_once(steps, groups, time):
     boundaries = time_boundaries(float(steps), groups, steps)
     assert len(boundaries) - 1 == min(steps, groups)
     assert (boundaries[0], boundaries[-1]) == (0, steps)
-    assert all(a < b for a, b in zip(boundaries, boundaries[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(boundaries))
     held_by = np.searchsorted(boundaries[1:-1], np.arange(steps), side="right")
     assert set(held_by) == set(range(len(boundaries) - 1))
     inner = torch.tensor(boundaries[1:-1], dtype=torch.float64)
@@ -150,7 +151,9 @@ def test_the_report_tells_what_time_awareness_gains(result):
     made = [layer["activations"] for layer in result["layers"] if layer["activations"]]
     timed = [a for a in made if a["method"] == "time_aware"]
     assert len(timed) > 20
-    assert all(a["error"] <= a["shared_error"] for a in made)
+    # Where a group of few held-out rows has none to judge by, there is no figure.
+    assert all(a["error"] <= a["shared_error"] for a in made if a["error"] is not None)
+    assert sum(a["error"] is not None for a in timed) > 20
     assert all(0 < a["bits_per_weight"] < 0.1 for a in made)
     assert result["fallback_rate"]["time_aware"] == pytest.approx(1 - len(timed) / (len(made) + 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def make_segments(cols: int, group_size: int, block_cols: int) -> list[Segment]:
     cuts = {*range(0, cols, group_size), *range(0, cols, block_cols), cols}
     edges = sorted(cuts)
     segments = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         for first in range(begin, end, MAX_SEGMENT):
             last = min(first + MAX_SEGMENT, end)
             segments.append(Segment(first, last, first // group_size, first // block_cols))
@@ -137,9 +138,7 @@ class _IntegerWeight:
     def segments(self, block_size: int) -> list[Segment]:
         """Cuts for blocks of that many channels."""
         if block_size not in self._segments:
-            self._segments[block_size] = make_segments(
-                self.packed.cols, self.packed.group_size, block_size * self.taps
-            )
+            self._segments[block_size] = make_segments(self.packed.cols, self.packed.group_size, block_size * self.taps)
         return self._segments[block_size]
 
     def dynamic(self, rows: torch.Tensor, planes: Planes) -> torch.Tensor:

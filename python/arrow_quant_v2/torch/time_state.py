@@ -55,9 +55,7 @@ def follow_time(model: nn.Module, mask_token_id: int | None) -> None:
     model.register_forward_hook(_leave, always_call=True)
 
 
-def _enter(
-    mask_token_id: int | None, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
+def _enter(mask_token_id: int | None, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     times = (_by_hand.get() or {}).get(id(model))
     if times is None:
         times = call_times(model, args, kwargs, mask_token_id)
