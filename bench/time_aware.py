@@ -172,9 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "# Time-aware activations",
         "",
         f"Model {arguments.model.name}, statistics of {facts.get('description', 'given samples')}; "
-        f"{arguments.images} pictures of {arguments.steps} DDIM steps from the same noise as the float model's. Made by "
-        "bench/time_aware.py. Layer error: mean over layers of the relative output error by 8-bit activations alone, on "
-        "held-out rows. Table bits: bits per weight of scales and zero points, before compression.",
+        f"{arguments.images} pictures of {arguments.steps} DDIM steps from the same noise as the float model's. "
+        "Made by bench/time_aware.py. Layer error: mean over layers of the relative output error by 8-bit activations "
+        "alone, on held-out rows. Table bits: bits per weight of scales and zero points, before compression.",
         "",
     ]
     with tempfile.TemporaryDirectory() as temporary:

@@ -200,7 +200,9 @@ def test_sums_are_those_of_int32(n, cols, rows, group, block, seed, extreme):
     segments = make_segments(cols, group, block)
     assert [s.begin for s in segments] == [0, *(s.end for s in segments[:-1])]
     assert segments[-1].end == cols
-    products = segment_products(torch.from_numpy(x).float(), torch.from_numpy(w).float(), segments)
+    products = segment_products(
+        torch.from_numpy(x).float(), torch.from_numpy(w).float(), segments, torch.empty(n, rows)
+    )
     for s, product in zip(segments, products, strict=True):
         assert (s.weight_group, s.block) == (s.begin // group, s.begin // block)
         assert (s.weight_group, s.block) == ((s.end - 1) // group, (s.end - 1) // block)

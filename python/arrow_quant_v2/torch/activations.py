@@ -108,7 +108,7 @@ class ActivationTable(nn.Module):
         scales = ranges.scales.repeat_interleave(ranges.block_size)[:channels].reshape(shape)
         zeros = ranges.zero_points.repeat_interleave(ranges.block_size)[:channels].reshape(shape)
         steps = (x.to(torch.float32) / scales).round_()
-        return torch.minimum(torch.maximum(steps, -zeros), self.levels - zeros)
+        return torch.clamp(steps, min=-zeros, max=self.levels - zeros, out=steps)
 
 
 def encode_rows(x: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:

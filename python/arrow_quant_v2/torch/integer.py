@@ -77,39 +77,56 @@ def planes_of(weight: PackedWeight) -> Planes:
     return Planes(signs, (2 * scales, 2 * residual), zeros - scales - residual)
 
 
-def segment_products(x: torch.Tensor, plane: torch.Tensor, segments: Sequence[Segment]) -> Iterator[torch.Tensor]:
-    """Exact integer products x[:, s] plane[:, s]^T of each segment, float32 [n, rows] of whole numbers."""
+def segment_products(
+    x: torch.Tensor, plane: torch.Tensor, segments: Sequence[Segment], out: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """Exact integer products x[:, s] plane[:, s]^T of each segment, float32 [n, rows] of whole numbers.
+
+    Each is in ``out`` [n, rows], until the next.
+    """
     for s in segments:
-        yield x[:, s.begin : s.end] @ plane[:, s.begin : s.end].T
+        yield torch.mm(x[:, s.begin : s.end], plane[:, s.begin : s.end].T, out=out)
 
 
 def integer_matmul(
-    x: torch.Tensor, weight: Planes, segments: Sequence[Segment], block_scales: torch.Tensor
+    x: torch.Tensor,
+    weight: Planes,
+    segments: Sequence[Segment],
+    block_scales: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x W^T for centred activation codes x [n, cols], whole float32 numbers, and ``block_scales`` [blocks].
+    """x W^T + bias for centred activation codes x [n, cols], whole float32 numbers, and ``block_scales`` [blocks].
 
     Every product of a segment is accumulated exactly, then scaled in float32 and added up in the order of segments.
     """
+    rows = weight.offset.shape[0]
     index = torch.tensor([s.weight_group for s in segments], device=x.device)
     scales = block_scales[torch.tensor([s.block for s in segments], device=x.device)]
     factors = [f[:, index].T * scales[:, None] for f in weight.factors]  # [segments, rows] each
     offset = weight.offset[:, index].T * scales[:, None]
-    return torch.cat([_rows_matmul(part, weight.planes, segments, factors, offset) for part in x.split(_ROWS)])
+    members = x.new_zeros(x.shape[1], len(segments))
+    for i, s in enumerate(segments):
+        members[s.begin : s.end, i] = 1
+    start = x.new_zeros(rows) if bias is None else bias.to(torch.float32)
+    y = x.new_empty(len(x), rows)
+    product = x.new_empty(min(_ROWS, len(x)), rows)
+    for part, sums in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+        torch.addmm(start, part @ members, offset, out=sums)  # sums of codes are exact as well
+        _add_products(part, weight.planes, segments, factors, product[: len(part)], sums)
+    return y
 
 
-def _rows_matmul(
+def _add_products(
     x: torch.Tensor,
     planes: Sequence[torch.Tensor],
     segments: Sequence[Segment],
     factors: Sequence[torch.Tensor],
-    offset: torch.Tensor,
-) -> torch.Tensor:
-    sums = torch.stack([x[:, s.begin : s.end].sum(1) for s in segments], 1)  # exact as well
-    y = sums @ offset
+    product: torch.Tensor,
+    y: torch.Tensor,
+) -> None:
     for plane, factor in zip(planes, factors, strict=True):
-        for product, scale in zip(segment_products(x, plane, segments), factor, strict=True):
-            y.addcmul_(product, scale)
-    return y
+        for part, scale in zip(segment_products(x, plane, segments, product), factor, strict=True):
+            y.addcmul_(part, scale)
 
 
 class _IntegerWeight:
@@ -162,18 +179,17 @@ class IntegerLinear(_IntegerWeight, PackedLinear):
         rows = x.reshape(batch, -1, self.in_features)
         planes = self.planes()
         if self.table is None:
-            y = self.dynamic(rows.flatten(0, 1), planes).reshape(batch, -1, self.out_features)
+            y = self.dynamic(rows.flatten(0, 1), planes)
+            y = y if self.bias is None else y + self.bias
         else:
             y = _by_group(self.table, rows, lambda part, group: self._static(part, group, planes))
-        if self.bias is not None:
-            y = y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def _static(self, rows: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None
         ranges = self.table.ranges(group)
         codes = self.table.encode(rows, ranges, -1).flatten(0, 1)
-        y = integer_matmul(codes, planes, self.segments(ranges.block_size), ranges.scales)
+        y = integer_matmul(codes, planes, self.segments(ranges.block_size), ranges.scales, self.bias)
         return y.reshape(*rows.shape[:-1], self.out_features)
 
 
