@@ -98,7 +98,7 @@ class ActivationTable(nn.Module):
                 f"tensor '{self.name}': {len(groups)} timesteps do not fit a batch of {batch}. Give one per sample."
             )
         groups = spread(groups, batch)
-        return [(int(group), (groups == group).nonzero()[:, 0]) for group in groups.unique()]
+        return [(group, (groups == group).nonzero()[:, 0]) for group in torch.unique(groups).tolist()]
 
     def encode(self, x: torch.Tensor, ranges: BlockRanges, axis: int) -> torch.Tensor:
         """Codes less their zero points, whole float32 numbers in [-levels, levels], of ``x`` with channels on

@@ -110,7 +110,7 @@ def integer_matmul(
     start = x.new_zeros(rows) if bias is None else bias.to(torch.float32)
     y = x.new_empty(len(x), rows)
     product = x.new_empty(min(_ROWS, len(x)), rows)
-    for part, sums in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+    for part, sums in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
         torch.addmm(start, part @ members, offset, out=sums)  # sums of codes are exact as well
         _add_products(part, weight.planes, segments, factors, product[: len(part)], sums)
     return y
@@ -220,8 +220,9 @@ class IntegerConv(_IntegerWeight, PackedConv):
             y = _by_group(
                 self.table, batched, lambda part, group: self._in_parts(part, lambda p: self._static(p, group, planes))
             )
-        if self.bias is not None:
-            y = y + self.bias.reshape(-1, *[1] * (y.dim() - 2))
+        bias: Any = self.bias
+        if bias is not None:
+            y = y + bias.reshape(-1, *[1] * (y.dim() - 2))
         return (y if batched is x else y[0]).to(x.dtype)
 
     def _in_parts(self, x: torch.Tensor, body: Any) -> torch.Tensor:
@@ -229,7 +230,7 @@ class IntegerConv(_IntegerWeight, PackedConv):
         for size in output_positions(self._module, x.shape[2:]):
             positions *= size
         samples = max(1, _UNFOLDED // max(1, positions * self.packed.cols * self.inputs))
-        return torch.cat([body(part) for part in x.split(samples)])
+        return torch.cat([body(part) for part in torch.split(x, samples)])
 
     def _static(self, x: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None

@@ -35,7 +35,8 @@ def row_blocks(module: nn.Module) -> int:
 def output_positions(module: Any, space: Sequence[int]) -> list[int]:
     """Sizes of a convolution's output for an input of the sizes ``space``."""
     dims = len(module.kernel_size)
-    if isinstance(module, TRANSPOSED):
+    transposed = isinstance(module, TRANSPOSED)
+    if transposed:
         return [
             (space[d] - 1) * module.stride[d]
             - 2 * module.padding[d]

@@ -218,7 +218,8 @@ RangeChoice ChooseRanges(std::span<const RangeMethod> methods, const GroupSample
   for (const RangeMethod method : methods) {
     RangeChoice tried{FitRanges(method, sample, layout, block_size, weight), method, 0};
     tried.error = OutputErrorOf(tried.ranges, sample, layout, weight);
-    if (best.ranges.scales.empty() || tried.error < best.error) best = std::move(tried);
+    const double least = best.method == methods.front() ? kClippingGain * best.error : best.error;
+    if (best.ranges.scales.empty() || tried.error < least) best = std::move(tried);
   }
   return best;
 }

@@ -57,7 +57,14 @@ GroupRanges FitRanges(RangeMethod method, const GroupSample& sample, const Input
 double OutputErrorOf(const GroupRanges& ranges, const GroupSample& sample, const InputLayout& layout,
                      MatrixView<const float> weight);
 
-// The best of `methods` on the judged rows; the first where there are none.
+// A range that clips has to lower the error on the judged rows to this part of min-max's to be taken. What is clipped
+// is lost in the same direction at every step of sampling and adds up, while rounding errors average out, so the mean
+// error of single rows flatters clipping: on a DiT, ranges with 10 to 30 % less error by clipping gave pictures 3 dB
+// worse.
+inline constexpr double kClippingGain = 0.25;
+
+// The best of `methods` on the judged rows, the first unless another's error is below kClippingGain of its; the first
+// where there are no rows.
 RangeChoice ChooseRanges(std::span<const RangeMethod> methods, const GroupSample& sample, const InputLayout& layout,
                          std::int64_t block_size, MatrixView<const float> weight);
 
