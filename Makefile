@@ -5,6 +5,7 @@
 #   PYTHON=...    interpreter that .venv is made with (default: python3, or the first of python3.11 to 3.14 that fits)
 #   PYTEST_ARGS=  more arguments for pytest, for example PYTEST_ARGS='-m slow'
 #   DEMO_ARGS=    more arguments for the demo, for example DEMO_ARGS=--quick
+#   FUZZ_RUNS=    executions of each fuzz target, instead of FUZZ_SECONDS=60
 #   BENCH_ARGS=   more arguments for the benchmark
 #   ROBUSTNESS_ARGS=--check  compare with docs/robustness.md instead of writing it
 SHELL := /bin/bash
@@ -40,7 +41,7 @@ PIP_BUILD := CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PY) -I -m pip --disable-pip-ve
 .PHONY: help
 help: ## this list
 	@echo "make VERB [JOBS=2] [PYTHON=python3.12] ..."
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 # ---- set-up
 
@@ -110,7 +111,28 @@ asan: $(VENV)/.dev ## C++ unit tests under the address and undefined-behaviour s
 	@$(CMAKE) --build --preset asan -j $(JOBS)
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/asan/arrow_quant_tests --gtest_brief=1
 
-CXX_FILES = $(shell find cpp bindings -name '*.cc' -o -name '*.h')
+# The library as a program uses it: installed, found as the package ArrowQuant, linked into examples/cpp.
+.PHONY: cpp-example
+cpp-example: build ## install the C++ library into build/cpp and run examples/cpp against it
+	@echo "==> installing the C++ library into build/cpp and building examples/cpp against it"
+	@CMAKE=$(CMAKE) PYTHON=$(PY) tools/run_cpp_example.sh build/dev build/cpp
+
+# Targets run one after the other: FUZZ_SECONDS each, or FUZZ_RUNS executions each.
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
+	@tools/setup_venv.sh $(VENV) requirements/fuzz.txt
+	@touch $@
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: build $(VENV)/.fuzz ## fuzz what reads files, with sanitizers (FUZZ_SECONDS=60 or FUZZ_RUNS=1000000 per target)
+	@echo "==> building the fuzz targets in build/fuzz ($(JOBS) jobs)"
+	@tools/system_packages.sh fuzz
+	@$(CONFIGURE) --preset fuzz
+	@$(CMAKE) --build --preset fuzz -j $(JOBS)
+	@echo "==> fuzzing"
+	@PYTHON=$(PY) FUZZ_RUNS=$(FUZZ_RUNS) tools/run_fuzzers.sh $(FUZZ_SECONDS)
+
+CXX_FILES = $(shell find cpp bindings examples -name '*.cc' -o -name '*.h')
 PYTHON_DIRS := $(wildcard python tools tests bench examples)
 
 .PHONY: lint

@@ -31,13 +31,19 @@ namespace arrow_quant {
 
 namespace {
 
+// Names of files and tensors may be any bytes.
+nb::object ToPython(const std::string& text) {
+  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
+
 void Translate(const std::exception_ptr& p, void*) {
   try {
     std::rethrow_exception(p);
   } catch (const Error& e) {
-    const nb::object error = nb::module_::import_("arrow_quant_v2.errors")
-                                 .attr("from_core")(std::string(ErrorCodeName(e.code())), e.what(), e.context().file,
-                                                    e.context().tensor, e.context().remedy);
+    const nb::object error =
+        nb::module_::import_("arrow_quant_v2.errors")
+            .attr("from_core")(std::string(ErrorCodeName(e.code())), ToPython(e.what()), ToPython(e.context().file),
+                               ToPython(e.context().tensor), ToPython(e.context().remedy));
     PyErr_SetObject(error.type().ptr(), error.ptr());
   }
 }
@@ -128,21 +134,31 @@ nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_
                         ToNumpy<float>(std::move(q.zero_points), {rows, groups}), q.group_size);
 }
 
+void CheckBits(int bits) {
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
+    throw Error(ErrorCode::kInvalidArgument, "bits is " + std::to_string(bits), {.remedy = "Use 2, 3, 4 or 8."});
+  }
+}
+
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
                            const FloatArray& scales, const FloatArray& zero_points,
                            const std::optional<FloatArray>& residual_scales,
                            const std::optional<FloatArray>& column_scales) {
-  const std::size_t groups = cols == 0 || group_size == 0 ? 0 : (cols + group_size - 1) / group_size;
+  CheckBits(bits);
+  constexpr std::size_t kMaxWeights = std::size_t{1} << 48U;
+  std::size_t weights = 0;
+  const bool countable = !__builtin_mul_overflow(rows, cols, &weights) && weights <= kMaxWeights && group_size > 0;
+  const std::size_t groups = !countable || cols == 0 ? 0 : (cols - 1) / group_size + 1;
   const bool scaled = column_scales && column_scales->size() > 0;
   const bool binary = residual_scales && residual_scales->size() > 0;
-  if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || group_size == 0 ||
-      codes.size() != (rows * cols * static_cast<std::size_t>(bits) + 7) / 8 || scales.size() != rows * groups ||
-      zero_points.size() != rows * groups || (binary && (bits != 2 || residual_scales->size() != rows * groups)) ||
+  if (!countable || codes.size() != (weights * static_cast<std::size_t>(bits) + 7) / 8 ||
+      scales.size() != rows * groups || zero_points.size() != rows * groups ||
+      (binary && (bits != 2 || residual_scales->size() != rows * groups)) ||
       (scaled && column_scales->size() != cols)) {
     throw Error(ErrorCode::kShapeMismatch, "codes, scales and zero_points do not fit the matrix",
                 {.remedy = "Give ceil(rows * cols * bits / 8) bytes and rows * groups floats each."});
   }
-  AlignedVector<float> out(rows * cols);
+  AlignedVector<float> out(weights);
   {
     const nb::gil_scoped_release release;
     for (std::size_t r = 0; r < rows; ++r) {
@@ -172,12 +188,6 @@ nb::object ToFloat32Py(const ByteArray& data, const std::string& dtype_name) {
     FastToFloat32(*dtype, reinterpret_cast<const std::byte*>(data.data()), static_cast<std::int64_t>(n), out.data());
   }
   return ToNumpy<float>(std::move(out), {n});
-}
-
-void CheckBits(int bits) {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
-    throw Error(ErrorCode::kInvalidArgument, "bits is " + std::to_string(bits), {.remedy = "Use 2, 3, 4 or 8."});
-  }
 }
 
 nb::object PackPy(const ByteArray& codes, int bits) {

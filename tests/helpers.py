@@ -15,6 +15,9 @@ _NAMES = {
     "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 
+# For programs run by tests. ru_maxrss would count what the process was forked from, too.
+PRINT_PEAK_KB = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file={file})"
+
 
 def write_safetensors(path: pathlib.Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
     """A .safetensors file; uint16 arrays are stored as BF16."""

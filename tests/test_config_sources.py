@@ -183,6 +183,15 @@ def test_faults_without_a_line_name_the_file(tmp_path: Path, data: bytes, messag
     assert caught.value.file.startswith(str(path))
 
 
+@pytest.mark.parametrize("width", range(98, 103))
+def test_long_names_are_cut_between_characters(width: int) -> None:
+    long = "a" * (width - 20) + "€"
+    for text in (f"{'a' * width}€: 1\n", f"seed: {long}\n", f"keep_patterns: ['{long}{'(' * 99}']\n"):
+        with pytest.raises(ConfigurationError) as caught:
+            DiffusionQuantConfig.from_yaml_text(text)
+        assert "\ufffd" not in str(caught.value)
+
+
 def test_unreadable_files_are_configuration_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         DiffusionQuantConfig.from_yaml(tmp_path / "missing.yaml")

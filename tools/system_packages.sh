@@ -4,6 +4,7 @@
 #
 #   tools/system_packages.sh build   compiler and Python: exit 1 when something is missing
 #   tools/system_packages.sh gtest   GoogleTest: exit 3 when missing, so that the caller can leave those tests out
+#   tools/system_packages.sh fuzz    clang with libFuzzer and sanitizers: exit 3 when missing
 #   tools/system_packages.sh python  print the interpreter to make the environment with
 #
 # PYTHON names the interpreter to use; CXX the compiler.
@@ -117,12 +118,31 @@ require_gtest() {
   exit 3
 }
 
+fuzzer_found() {
+  local program status=0
+  program=$(mktemp)
+  echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+    clang++-14 -fsanitize=fuzzer,address,undefined -x c++ - -o "$program" >/dev/null 2>&1 || status=1
+  rm -f "$program"
+  return $status
+}
+
+require_fuzz() {
+  fuzzer_found && return 0
+  if can_install && install clang-14 libclang-rt-14-dev && fuzzer_found; then
+    return 0
+  fi
+  ask_for clang-14 libclang-rt-14-dev
+  exit 3
+}
+
 case "${1:-}" in
   build) require_build ;;
   gtest) require_gtest ;;
+  fuzz) require_fuzz ;;
   python) find_python ;;
   *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -215,7 +215,7 @@ def overwrite(folder: pathlib.Path) -> str:
     source = forty(folder)
     quantize(source, folder / "q")
     before = digest(folder / "q")
-    message = refused(lambda: quantize(source, folder / "q"), "invalid_argument", "--overwrite", folder=folder)
+    message = refused(lambda: quantize(source, folder / "q"), "configuration", "--overwrite", folder=folder)
     expect(digest(folder / "q") == before, "the output is touched")
     other = refused(
         lambda: ArrowQuantV2("base").quantize(source, source, overwrite=True),

@@ -26,7 +26,9 @@ def tail(folder: pathlib.Path, shape: str, group: str) -> str:
     want = columns % group_size or min(columns, group_size)
     expect(before["tail"] == after["tail"] == want, f"tail {after['tail']}, planned {before['tail']}")
     tensor = stored(folder / "q")[name]
-    np.testing.assert_array_equal(tensor.dequantize(), quantize_layer(weight, 4, group_size).dequantize())
+    np.testing.assert_array_equal(
+        tensor.dequantize(), quantize_layer(weight, bit_width=4, group_size=group_size).dequantize()
+    )
     expect(result["bits_per_weight"] > 4 * 0.5, f"{result['bits_per_weight']} bits a weight")
     return (
         f"the last group of a row has {want} columns; the plan says so; read back equal; "
@@ -70,7 +72,7 @@ def ranks(folder: pathlib.Path) -> str:
     for name, weight in tensors.items():
         expect(after[name].shape == weight.shape, f"{name} came back as {after[name].shape}")
     for layer in result["layers"]:
-        want = quantize_layer(tensors[layer["name"]], 4, 64).dequantize()
+        want = quantize_layer(tensors[layer["name"]], bit_width=4, group_size=64).dequantize()
         expect(
             np.array_equal(after[layer["name"]].dequantize(), want), f"{layer['name']} is not grouped from dimension 1"
         )
@@ -84,7 +86,7 @@ def experts(folder: pathlib.Path) -> str:
     result = quantize(make_model(folder / "m", {name: weight}), folder / "q", group_size=64)
     tensor = stored(folder / "q")[name]
     expect(tensor.quantized and tensor.matrix_shape == (4 * 96, 64), f"kept: {kept(result)}")
-    want = np.stack([quantize_layer(expert, 4, 64).dequantize() for expert in weight])
+    want = np.stack([quantize_layer(expert, bit_width=4, group_size=64).dequantize() for expert in weight])
     expect(np.array_equal(tensor.dequantize(), want), "the groups are not those of the single experts")
     return "384 rows of 64: the same values as when each expert is quantized alone"
 
@@ -103,7 +105,7 @@ def transposed(folder: pathlib.Path) -> str:
     source = make_model(folder / "m", {name: weight})
     quantize(source, folder / "q", transposed_patterns=["conv_transpose"], group_size=-1)
     tensor = stored(folder / "q")[name]
-    want = quantize_layer(np.moveaxis(weight, 1, 0), 4, -1).dequantize()
+    want = quantize_layer(np.moveaxis(weight, 1, 0), bit_width=4, group_size=-1).dequantize()
     expect(tensor.quant_axis == 1, f"axis {tensor.quant_axis}")
     expect(np.array_equal(np.moveaxis(tensor.dequantize(), 1, 0), want), "the groups are not those of the outputs")
     return "16 rows, one for each output channel (axis 1); the file says the axis"

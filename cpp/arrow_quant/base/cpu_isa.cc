@@ -6,8 +6,23 @@
 
 #include "arrow_quant/base/error.h"
 
+#if defined(ARROW_QUANT_X86)
+#include <cpuid.h>
+#endif
+
 namespace arrow_quant {
 namespace {
+
+#if defined(ARROW_QUANT_X86)
+// __builtin_cpu_supports knows "f16c" in newer compilers only.
+bool HasF16c() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 bool CpuRuns(Isa isa) {
 #if defined(ARROW_QUANT_X86)
@@ -15,10 +30,10 @@ bool CpuRuns(Isa isa) {
     case Isa::kScalar:
       return true;
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && HasF16c();
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && HasF16c();
   }
   return false;
 #else

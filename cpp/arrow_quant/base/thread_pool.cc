@@ -40,6 +40,9 @@ int CgroupQuota() {
 
 // One ParallelFor: indices are handed out by a counter; the last participant to leave wakes the caller.
 struct Batch {
+  Batch(std::int64_t count, const std::function<void(std::int64_t)>& function, std::stop_token token)
+      : n(count), body(function), stop(std::move(token)) {}
+
   std::int64_t n;
   const std::function<void(std::int64_t)>& body;
   std::stop_token stop;

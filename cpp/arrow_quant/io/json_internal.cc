@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/text.h"
 #include "arrow_quant/io/mmap_file.h"
 #include "arrow_quant/io/utf8.h"
 
@@ -39,7 +40,7 @@ class Checker final : public nlohmann::json::json_sax_t {
   bool end_array() override { return Close(); }
   bool key(string_t& name) override {
     if (duplicate_keys_ || keys_.back().insert(name).second) return true;
-    fault_ = "the key '" + name.substr(0, 80) + "' is there twice";
+    fault_ = "the key '" + Shortened(name, 80) + "' is there twice";
     return false;
   }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception&) override {

@@ -9,8 +9,6 @@
 namespace arrow_quant {
 namespace {
 
-// The standard library matches recursively, about one frame per character: longer names would endanger the stack.
-constexpr std::size_t kMaxMatchedBytes = 1024;
 // Ends of a network have few channels: a grey or colour picture, a latent, with a mask beside it.
 constexpr std::int64_t kMaxEndChannels = 16;
 constexpr std::int64_t kMaxUnnamedEndChannels = 4;
@@ -33,26 +31,18 @@ std::string SizeReason(const MatrixShape& matrix, std::int64_t min_columns, std:
   return {};
 }
 
-}  // namespace
-
-std::vector<KeepList::Pattern> KeepList::Compile(const std::vector<std::string>& texts, const char* option) {
-  std::vector<Pattern> patterns;
-  for (const std::string& text : texts) {
-    try {
-      patterns.push_back({text, std::regex(text, std::regex::ECMAScript | std::regex::icase | std::regex::optimize)});
-    } catch (const std::regex_error& error) {
-      throw Error(ErrorCode::kConfiguration,
-                  std::string(option) + ": '" + text + "' is not a regular expression: " + error.what(),
-                  {.remedy = "Write it in ECMAScript syntax, for example attn\\.to_out."});
-    }
-  }
+std::vector<NamePattern> Compile(const std::vector<std::string>& texts, std::string_view option) {
+  std::vector<NamePattern> patterns;
+  patterns.reserve(texts.size());
+  for (const std::string& text : texts) patterns.emplace_back(text, option);
   return patterns;
 }
 
-const KeepList::Pattern* KeepList::FirstMatch(const std::vector<Pattern>& patterns, const std::string& name) {
-  if (name.size() > kMaxMatchedBytes) return nullptr;
-  const auto found = std::find_if(patterns.begin(), patterns.end(),
-                                  [&](const Pattern& pattern) { return std::regex_search(name, pattern.regex); });
+}  // namespace
+
+const NamePattern* KeepList::FirstMatch(const std::vector<NamePattern>& patterns, const std::string& name) {
+  const auto found =
+      std::find_if(patterns.begin(), patterns.end(), [&](const NamePattern& pattern) { return pattern.Matches(name); });
   return found == patterns.end() ? nullptr : &*found;
 }
 
@@ -64,13 +54,13 @@ KeepList::KeepList(const KeepOptions& options)
       transposed_(Compile(options.transposed_patterns, "transposed_patterns")) {}
 
 void KeepList::ApplyUserAndSize(const TensorInfo& info, std::string_view keep_reason, TensorDecision& decision) const {
-  if (const Pattern* pattern = FirstMatch(keep_, info.name)) {
-    decision.reason = "keep pattern '" + pattern->text + "'";
+  if (const NamePattern* pattern = FirstMatch(keep_, info.name)) {
+    decision.reason = "keep pattern '" + pattern->text() + "'";
     return;
   }
-  if (const Pattern* pattern = FirstMatch(quantize_, info.name)) {
+  if (const NamePattern* pattern = FirstMatch(quantize_, info.name)) {
     decision.quantize = true;
-    decision.reason = "quantize pattern '" + pattern->text + "'";
+    decision.reason = "quantize pattern '" + pattern->text() + "'";
     return;
   }
   decision.reason = keep_reason.empty() ? SizeReason(decision.matrix, min_columns_, min_elements_) : keep_reason;
@@ -135,11 +125,10 @@ std::vector<TensorDecision> KeepList::Decide(std::span<const TensorInfo> tensors
 std::vector<std::string> KeepList::UnmatchedPatterns(std::span<const TensorInfo> tensors) const {
   std::vector<std::string> unmatched;
   for (const auto* patterns : {&keep_, &quantize_, &transposed_}) {
-    for (const Pattern& pattern : *patterns) {
-      const bool fits = std::any_of(tensors.begin(), tensors.end(), [&](const TensorInfo& info) {
-        return info.name.size() <= kMaxMatchedBytes && std::regex_search(info.name, pattern.regex);
-      });
-      if (!fits) unmatched.push_back(pattern.text);
+    for (const NamePattern& pattern : *patterns) {
+      const bool fits = std::any_of(tensors.begin(), tensors.end(),
+                                    [&](const TensorInfo& info) { return pattern.Matches(info.name); });
+      if (!fits) unmatched.push_back(pattern.text());
     }
   }
   return unmatched;

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <regex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "arrow_quant/base/name_pattern.h"
 #include "arrow_quant/io/tensor_info.h"
 #include "arrow_quant/model/architecture.h"
 #include "arrow_quant/model/matrix_shape.h"
@@ -13,8 +13,7 @@
 
 namespace arrow_quant {
 
-// What to change in the default keep list. Patterns are ECMAScript regular expressions, any case, found anywhere in the
-// name.
+// What to change in the default keep list. Patterns are those of NamePattern.
 struct KeepOptions {
   std::vector<std::string> keep_patterns = {};        // also kept; stronger than quantize_patterns
   std::vector<std::string> quantize_patterns = {};    // quantized although the defaults keep them
@@ -34,7 +33,7 @@ struct TensorDecision {
 
 class KeepList {
  public:
-  // Throws kConfiguration naming an invalid regular expression.
+  // Throws kConfiguration as NamePattern does.
   explicit KeepList(const KeepOptions& options = {});
 
   // Every tensor gets a decision; one for each, in their order. Integers, vectors and empty tensors are always kept.
@@ -45,12 +44,7 @@ class KeepList {
   std::vector<std::string> UnmatchedPatterns(std::span<const TensorInfo> tensors) const;
 
  private:
-  struct Pattern {
-    std::string text;
-    std::regex regex;
-  };
-  static std::vector<Pattern> Compile(const std::vector<std::string>& texts, const char* option);
-  static const Pattern* FirstMatch(const std::vector<Pattern>& patterns, const std::string& name);
+  static const NamePattern* FirstMatch(const std::vector<NamePattern>& patterns, const std::string& name);
 
   TensorDecision DecideOne(const TensorInfo& info, ModelFamily family) const;
   void ApplyUserAndSize(const TensorInfo& info, std::string_view keep_reason, TensorDecision& decision) const;
@@ -59,9 +53,9 @@ class KeepList {
 
   std::int64_t min_columns_;
   std::int64_t min_elements_;
-  std::vector<Pattern> keep_;
-  std::vector<Pattern> quantize_;
-  std::vector<Pattern> transposed_;
+  std::vector<NamePattern> keep_;
+  std::vector<NamePattern> quantize_;
+  std::vector<NamePattern> transposed_;
 };
 
 }  // namespace arrow_quant

@@ -118,16 +118,23 @@ OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const fl
 }
 
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
-                                   std::span<const GridKind> grids, const std::vector<double>& time_weights,
-                                   const RoundingOptions& options, const std::stop_token& stop) {
-  std::optional<CalibratedRounding> best;
-  for (const GridKind grid : grids) {
-    RoundingOptions with_grid = options;
-    with_grid.grid = grid;
-    CalibratedRounding tried = RoundOnGrid(weight, inputs, time_weights, with_grid, stop);
-    if (!best || tried.quality.total.ee < best->quality.total.ee) best = std::move(tried);
+                                   std::span<const RoundingCandidate> candidates,
+                                   const std::vector<double>& time_weights, const RoundingOptions& options,
+                                   const std::stop_token& stop) {
+  const auto with = [&](const RoundingCandidate& candidate, int rounds) {
+    RoundingOptions chosen = options;
+    chosen.grid = candidate.grid;
+    chosen.column_scales = candidate.column_scales;
+    chosen.rounds = rounds;
+    return chosen;
+  };
+  std::size_t best = 0;
+  double best_error = 0;
+  for (std::size_t i = 0; candidates.size() > 1 && i < candidates.size(); ++i) {
+    const double error = RoundOnGrid(weight, inputs, time_weights, with(candidates[i], 0), stop).quality.total.ee;
+    if (i == 0 || error < best_error) best = i, best_error = error;
   }
-  return std::move(*best);
+  return RoundOnGrid(weight, inputs, time_weights, with(candidates[best], options.rounds), stop);
 }
 
 }  // namespace arrow_quant

@@ -40,10 +40,17 @@ std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t col
 OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
                              const LayerInputs& inputs, int num_threads);
 
-// Rounds with error feedback, an input of a grouped convolution after the other, on each of `grids`; returns the one of
-// the smaller output error on held-out rows. `inputs` must fit. Throws as RoundWithHessian.
+// A way to round: a grid, and whether columns are brought to one size first.
+struct RoundingCandidate {
+  GridKind grid = GridKind::kAffine;
+  bool column_scales = false;
+};
+
+// Rounds with error feedback, an input of a grouped convolution after the other. Of several candidates the one with the
+// smallest output error on held-out rows before refinement is taken. `inputs` must fit. Throws as RoundWithHessian.
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
-                                   std::span<const GridKind> grids, const std::vector<double>& time_weights,
-                                   const RoundingOptions& options, const std::stop_token& stop);
+                                   std::span<const RoundingCandidate> candidates,
+                                   const std::vector<double>& time_weights, const RoundingOptions& options,
+                                   const std::stop_token& stop);
 
 }  // namespace arrow_quant

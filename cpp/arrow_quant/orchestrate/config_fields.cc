@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/text.h"
 
 namespace arrow_quant {
 namespace {
@@ -202,11 +203,10 @@ std::string ConfigFieldsJson() {
 }
 
 void ThrowBadValue(const ConfigField& field, std::string_view value) {
-  std::string shown(value.substr(0, kMaxShownBytes));
-  if (value.size() > kMaxShownBytes) shown += "...";
-  throw Error(ErrorCode::kConfiguration,
-              std::string(field.name) + " is " + shown + "; it must be " + FieldExpectation(field),
-              {.remedy = "Correct it, or leave it out to take the profile's value."});
+  throw Error(
+      ErrorCode::kConfiguration,
+      std::string(field.name) + " is " + Shortened(value, kMaxShownBytes) + "; it must be " + FieldExpectation(field),
+      {.remedy = "Correct it, or leave it out to take the profile's value."});
 }
 
 }  // namespace arrow_quant

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/text.h"
 #include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/orchestrate/config_fields.h"
 
@@ -34,7 +35,8 @@ class StrictParse {
     if (event == Event::object_start) keys_.emplace_back();
     if (event == Event::object_end) keys_.pop_back();
     if (event == Event::key && !keys_.back().insert(value.get<std::string>()).second) {
-      ThrowConfiguration("the key '" + value.get<std::string>() + "' is given twice", "Remove one of the two.");
+      ThrowConfiguration("the key '" + Shortened(value.get<std::string>(), 100) + "' is given twice",
+                         "Remove one of the two.");
     }
     return true;
   }
@@ -84,7 +86,7 @@ void Flatten(const std::string& prefix, const Json& object, std::vector<std::pai
   if (const ConfigField* nearest = NearestConfigField(name)) {
     remedy = "The nearest key is '" + std::string(nearest->name) + "'. " + remedy;
   }
-  ThrowConfiguration("unknown key '" + name.substr(0, 100) + "'", std::move(remedy));
+  ThrowConfiguration("unknown key '" + Shortened(name, 100) + "'", std::move(remedy));
 }
 
 void Read(const Json& value, bool& out) {
@@ -205,7 +207,7 @@ DiffusionQuantConfig DiffusionQuantConfig::FromJson(std::string_view text, std::
     const ConfigField* field = FindConfigField(name);
     if (field == nullptr) ThrowUnknownKey(name);
     if (!seen.insert(name).second)
-      ThrowConfiguration("the key '" + name + "' is given twice", "Remove one of the two.");
+      ThrowConfiguration("the key '" + Shortened(name, 100) + "' is given twice", "Remove one of the two.");
     Assign(*field, value, config);
   }
   config.Validate();

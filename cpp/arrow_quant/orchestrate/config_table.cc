@@ -163,7 +163,7 @@ std::vector<ConfigField> SpatialFields() {
       {"strategy_spatial", kSpatial, &Member<&Config::strategy_spatial>, OneOf({"auto", "always", "never"}),
        "Overrule the strategy: spatial quantization for any modality, or for none."},
       {"equalization", kSpatial, &Member<&Config::equalization>, OneOf({"auto", "none", "balance", "grid"}),
-       "Scaling between activations and weights per channel; auto takes the best on held-out rows."},
+       "Scaling of input channels before rounding, undone at run time; auto takes the best on held-out rows."},
       {"smoothing", kSpatial, &Member<&Config::smoothing>, OneOf({"auto", "none", "shift"}),
        "Shift of the activations' means into the bias; auto where it helps on held-out rows."},
       {"hadamard", kSpatial, &Member<&Config::hadamard>, OneOf({"auto", "none", "block"}),

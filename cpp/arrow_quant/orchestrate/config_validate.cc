@@ -2,19 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <regex>
 #include <set>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/name_pattern.h"
 #include "arrow_quant/io/utf8.h"
 #include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/orchestrate/config_fields.h"
 
 namespace arrow_quant {
 namespace {
-
-// Compiling and matching are recursive in the standard library: longer patterns would endanger the stack.
-constexpr std::size_t kMaxPatternBytes = 1000;
 
 bool InRange(double value, const FieldLimits& limits) {
   if (!std::isfinite(value) || value > limits.maximum) return false;
@@ -59,27 +56,8 @@ bool IsAllowed(const TimeWeighting& value, const FieldLimits& limits) {
   return valid && std::any_of(weights->begin(), weights->end(), [](double w) { return w > 0; });
 }
 
-// The first sentence of the library's message, without its full stop.
-std::string Cause(const std::regex_error& error) {
-  std::string text = error.what();
-  text.resize(std::min(text.size(), text.find(". ")));
-  if (text.ends_with('.')) text.pop_back();
-  return text;
-}
-
 void CheckPattern(const ConfigField& field, const std::string& pattern) {
-  const std::string name(field.name);
-  const std::string remedy = "Write it in ECMAScript syntax, for example attn\\.to_out.";
-  if (pattern.size() > kMaxPatternBytes) {
-    throw Error(ErrorCode::kConfiguration, name + ": '" + pattern.substr(0, 40) + "...' is longer than 1000 bytes",
-                {.remedy = "Split it into several patterns."});
-  }
-  try {
-    static_cast<void>(std::regex(pattern, std::regex::ECMAScript | std::regex::icase));
-  } catch (const std::regex_error& error) {
-    throw Error(ErrorCode::kConfiguration, name + ": '" + pattern + "' is not a regular expression: " + Cause(error),
-                {.remedy = remedy});
-  }
+  static_cast<void>(NamePattern(pattern, field.name));
 }
 
 template <typename T>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 #include <utility>
 
 #include "arrow_quant/base/error.h"
@@ -13,16 +14,37 @@ namespace {
 // Ordered: rules for layers are tried as they were written.
 using Json = nlohmann::ordered_json;
 
+[[noreturn]] void ThrowType(const std::string& key, const Json& value) {
+  throw Error(ErrorCode::kConfiguration, key + " has the value " + value.dump() + " of another type",
+              {.remedy = "See docs/quickstart.md for the options and their types."});
+}
+
+// The library converts between numbers whatever their range.
+template <typename T>
+bool Fits(const Json& value) {
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    if (!value.is_number_integer()) return false;
+    return value.is_number_unsigned() ? std::in_range<T>(value.get<std::uint64_t>())
+                                      : std::in_range<T>(value.get<std::int64_t>());
+  } else {
+    return true;
+  }
+}
+
+template <typename T>
+void ReadValue(const std::string& key, const Json& json, T& value) {
+  if (!Fits<T>(json)) ThrowType(key, json);
+  try {
+    value = json.get<T>();
+  } catch (const Json::exception&) {
+    ThrowType(key, json);
+  }
+}
+
 template <typename T>
 void Read(const Json& json, const char* key, T& value) {
   const auto it = json.find(key);
-  if (it == json.end() || it->is_null()) return;
-  try {
-    value = it->get<T>();
-  } catch (const Json::exception&) {
-    throw Error(ErrorCode::kConfiguration, std::string(key) + " has the value " + it->dump() + " of another type",
-                {.remedy = "See docs/quickstart.md for the options and their types."});
-  }
+  if (it != json.end() && !it->is_null()) ReadValue(key, *it, value);
 }
 
 template <typename T>
@@ -52,6 +74,9 @@ void ReadNames(const Json& json, ModelOptions& options) {
   ReadWord(json, "rounding", {"auto", "nearest", "ldlq"}, options.rounding);
   ReadWord(json, "grid", {"auto", "affine", "residual_binary"}, options.grid);
   ReadWord(json, "fit", {"auto", "min_max", "fitted"}, options.fit);
+  std::string equalization = "auto";
+  ReadWord(json, "equalization", {"auto", "none", "balance", "grid"}, equalization);
+  options.column_scales = equalization == "auto";
   std::string order = "activation";
   ReadWord(json, "rounding_order", {"activation", "natural"}, order);
   options.order = order == "natural" ? ColumnOrder::kNatural : ColumnOrder::kActivation;
@@ -129,7 +154,10 @@ std::string EscapedName(const std::string& name) {
 
 void ReadLayerRules(const Json& json, ModelOptions& options) {
   if (const auto it = json.find("layer_bit_widths"); it != json.end()) {
-    for (const auto& [pattern, bits] : it->items()) options.layer_bit_widths.emplace_back(pattern, bits.get<int>());
+    if (!it->is_object()) ThrowType("layer_bit_widths", *it);
+    for (const auto& [pattern, bits] : it->items()) {
+      ReadValue("layer_bit_widths", bits, options.layer_bit_widths.emplace_back(pattern, 0).second);
+    }
   }
   bool skip_sensitive = false;
   Read(json, "skip_sensitive_layers", skip_sensitive);
@@ -169,6 +197,11 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   ReadLayerRules(json, options);
   CheckBaseOptions({.bits = options.bit_width, .group_size = options.group_size});
   return options;
+}
+
+// By way of JSON: one table says what this version can do, for both languages.
+ModelOptions ModelOptionsFromConfig(const DiffusionQuantConfig& config) {
+  return ModelOptionsFromJson(config.ToJson());
 }
 
 }  // namespace arrow_quant

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arrow_quant/model/modality.h"
+#include "arrow_quant/orchestrate/config.h"
 #include "arrow_quant/quantize/affine_grid.h"
 #include "arrow_quant/quantize/rounding/rounding.h"
 
@@ -37,6 +38,7 @@ struct ModelOptions {
   std::string fit = "auto";       // "min_max", "fitted"
   ColumnOrder order = ColumnOrder::kActivation;
   int rounds = 2;
+  bool column_scales = true;  // bring input channels to one size before rounding where held-out rows gain by it
   double dampening = 0.01;
   bool diffusion = true;  // false: any model, no modality asked for
   std::optional<Modality> modality;
@@ -59,5 +61,9 @@ struct ModelOptions {
 // From the JSON of a DiffusionQuantConfig and the keys `diffusion` and `overwrite`. Throws Error kConfiguration naming
 // key and value, also for values that ask for what this version does not do.
 ModelOptions ModelOptionsFromJson(std::string_view text);
+
+// The same from a configuration, with `diffusion` and `overwrite` at their defaults. Throws as ModelOptionsFromJson and
+// DiffusionQuantConfig::Validate do.
+ModelOptions ModelOptionsFromConfig(const DiffusionQuantConfig& config);
 
 }  // namespace arrow_quant

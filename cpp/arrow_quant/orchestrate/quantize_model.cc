@@ -8,11 +8,11 @@
 #include <cmath>
 #include <future>
 #include <memory>
-#include <regex>
 #include <utility>
 #include <vector>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/name_pattern.h"
 #include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
@@ -48,15 +48,7 @@ struct Resolved {
 class LayerBits {
  public:
   explicit LayerBits(const ModelOptions& options) : default_(options.bit_width), rules_(options.layer_bit_widths) {
-    for (const auto& [pattern, bits] : rules_) {
-      try {
-        regexes_.emplace_back(pattern, std::regex::ECMAScript | std::regex::icase | std::regex::nosubs);
-      } catch (const std::regex_error& e) {
-        throw Error(ErrorCode::kConfiguration,
-                    "layer_bit_widths: '" + pattern + "' is no regular expression: " + e.what(),
-                    {.remedy = "Use a layer's name or an ECMAScript regular expression."});
-      }
-    }
+    for (const auto& [pattern, bits] : rules_) patterns_.emplace_back(pattern, "layer_bit_widths");
   }
 
   int Of(const std::string& name) const {
@@ -64,7 +56,7 @@ class LayerBits {
       if (name == pattern || name == pattern + ".weight") return bits;
     }
     for (std::size_t i = 0; i < rules_.size(); ++i) {
-      if (std::regex_search(name, regexes_[i])) return rules_[i].second;
+      if (patterns_[i].Matches(name)) return rules_[i].second;
     }
     return default_;
   }
@@ -72,7 +64,7 @@ class LayerBits {
  private:
   int default_;
   std::vector<std::pair<std::string, int>> rules_;
-  std::vector<std::regex> regexes_;
+  std::vector<NamePattern> patterns_;
 };
 
 std::vector<TensorPlan> PlanTensors(const std::vector<TensorInfo>& tensors, std::vector<TensorDecision> decisions,
@@ -304,6 +296,18 @@ class ComponentRun {
   std::future<void> pending_;
 };
 
+void WarnOfNonFiniteRows(ModelResult& result) {
+  std::string layers;
+  std::int64_t count = 0;
+  for (const TensorReport& report : result.tensors) {
+    if (report.non_finite_rows == 0) continue;
+    if (++count <= 3) layers += (layers.empty() ? "'" : ", '") + report.name + "'";
+  }
+  if (count == 0) return;
+  if (count > 3) layers += " and " + std::to_string(count - 3) + " more";
+  result.warnings.push_back("rows of activations with NaN or infinity were left out: " + layers);
+}
+
 void RefuseChangedSource(const ModelSource& source) {
   for (const SourceComponent& component : source.components) {
     const auto changed = component.checkpoint.ChangedFiles();
@@ -413,6 +417,7 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
     for (WrittenFile& file : run.Close()) files.push_back(std::move(file));
   }
   RefuseChangedSource(r.source);
+  WarnOfNonFiniteRows(r.result);
   for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
   r.result.cosine = Cosine(total);
   r.result.sqnr_db = SqnrDb(total);

@@ -58,6 +58,7 @@ Json LayerJson(const TensorReport& r) {
                {"tail", r.tail},
                {"method", r.method},
                {"grid", r.grid},
+               {"column_scales", r.column_scales},
                {"cosine", r.cosine},
                {"sqnr_db", r.sqnr_db},
                {"constant_groups", r.constant_groups},
@@ -68,11 +69,47 @@ Json LayerJson(const TensorReport& r) {
   return json;
 }
 
-// Layers that left each method, over those that tried it.
-Json FallbackRates(const ModelResult& result) {
+Json KeptJson(const TensorReport& r) {
+  return {{"name", r.name}, {"component", r.component}, {"shape", r.shape},           {"dtype", r.dtype},
+          {"role", r.role}, {"reason", r.reason},       {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
+}
+
+}  // namespace
+
+std::string ModelResult::method() const {
+  std::map<std::string, std::int64_t> methods;
+  for (const TensorReport& r : tensors) {
+    if (r.quantized) ++methods[r.method];
+  }
+  const auto commonest = std::max_element(methods.begin(), methods.end(),
+                                          [](const auto& a, const auto& b) { return a.second < b.second; });
+  return commonest == methods.end() ? "none" : commonest->first;
+}
+
+double ModelResult::compression_ratio() const {
+  return parquet_bytes > 0 ? static_cast<double>(source_bytes) / static_cast<double>(parquet_bytes) : 0.0;
+}
+
+double ModelResult::bits_per_weight() const {
+  return num_params > 0 ? 8 * static_cast<double>(parquet_bytes) / static_cast<double>(num_params) : 0.0;
+}
+
+double ModelResult::model_size_mb() const { return static_cast<double>(parquet_bytes) / 1e6; }
+
+double ModelResult::source_size_mb() const { return static_cast<double>(source_bytes) / 1e6; }
+
+std::int64_t ModelResult::layers_quantized() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return r.quantized; });
+}
+
+std::int64_t ModelResult::layers_fallen_back() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
+}
+
+std::map<std::string, double> ModelResult::fallback_rate() const {
   std::map<std::string, std::int64_t> left;
   std::map<std::string, std::int64_t> tried;
-  for (const TensorReport& r : result.tensors) {
+  for (const TensorReport& r : tensors) {
     std::map<std::string, bool> methods;  // of this layer: whether it was left
     if (r.quantized) methods[r.method] = false;
     if (!r.activations.method.empty()) methods[r.activations.method] = false;
@@ -82,19 +119,12 @@ Json FallbackRates(const ModelResult& result) {
       left[method] += was_left ? 1 : 0;
     }
   }
-  Json rates = Json::object();
+  std::map<std::string, double> rates;
   for (const auto& [method, count] : tried) {
     rates[method] = static_cast<double>(left[method]) / static_cast<double>(count);
   }
   return rates;
 }
-
-Json KeptJson(const TensorReport& r) {
-  return {{"name", r.name}, {"component", r.component}, {"shape", r.shape},           {"dtype", r.dtype},
-          {"role", r.role}, {"reason", r.reason},       {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
-}
-
-}  // namespace
 
 std::string ToJson(const TensorReport& report) {
   Json json = {{"role", report.role},
@@ -109,18 +139,10 @@ std::string ToJson(const ModelResult& result) {
   Json layers = Json::array();
   Json kept = Json::array();
   Json fallbacks = Json::array();
-  std::int64_t fell_back = 0;
-  std::map<std::string, std::int64_t> methods;
   for (const TensorReport& r : result.tensors) {
     (r.quantized ? layers : kept).push_back(r.quantized ? LayerJson(r) : KeptJson(r));
-    if (r.quantized) ++methods[r.method];
     for (const Fallback& f : r.fallbacks) fallbacks.push_back(FallbackJson(f));
-    if (!r.fallbacks.empty()) ++fell_back;
   }
-  const auto commonest = std::max_element(methods.begin(), methods.end(),
-                                          [](const auto& a, const auto& b) { return a.second < b.second; });
-  const std::string method = commonest == methods.end() ? "none" : commonest->first;
-  const double bytes = static_cast<double>(result.parquet_bytes);
   Json json;
   json["quantized_path"] = result.quantized_path;
   json["modality"] = result.modality.empty() ? Json(nullptr) : Json(result.modality);
@@ -128,13 +150,13 @@ std::string ToJson(const ModelResult& result) {
   json["source_kind"] = result.source_kind;
   json["bit_width"] = result.bit_width;
   json["group_size"] = result.group_size;
-  json["method"] = method;
+  json["method"] = result.method();
   json["strategy"] = result.strategy;
   json["calibration"] = result.calibration;
-  json["compression_ratio"] = bytes > 0 ? static_cast<double>(result.source_bytes) / bytes : 0.0;
-  json["bits_per_weight"] = result.num_params > 0 ? 8 * bytes / static_cast<double>(result.num_params) : 0.0;
-  json["model_size_mb"] = bytes / 1e6;
-  json["source_size_mb"] = static_cast<double>(result.source_bytes) / 1e6;
+  json["compression_ratio"] = result.compression_ratio();
+  json["bits_per_weight"] = result.bits_per_weight();
+  json["model_size_mb"] = result.model_size_mb();
+  json["source_size_mb"] = result.source_size_mb();
   json["cosine_similarity"] = result.cosine;
   json["sqnr_db"] = result.sqnr_db;
   json["layers"] = std::move(layers);
@@ -144,8 +166,8 @@ std::string ToJson(const ModelResult& result) {
     json["merged"].push_back({{"name", m.name}, {"component", m.component}, {"into", m.into}});
   }
   json["fallbacks"] = std::move(fallbacks);
-  json["layers_fallen_back"] = fell_back;
-  json["fallback_rate"] = FallbackRates(result);
+  json["layers_fallen_back"] = result.layers_fallen_back();
+  json["fallback_rate"] = result.fallback_rate();
   json["warnings"] = result.warnings;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -47,17 +48,19 @@ struct TensorReport {
   bool quantized = false;
   int bits = 0;
   std::int64_t group_size = 0;
-  std::int64_t tail = 0;     // columns in the last group of a row
-  std::string method;        // "ldlq", "min_max", "fitted"; "kept"
-  std::string grid;          // "affine", "residual_binary"
-  std::string reason;        // why it was kept
-  double cosine = 1;         // of the weights
-  double sqnr_db = 0;        // of the weights, capped at 200; 200 when kept
-  bool calibrated = false;   // the figures of outputs are known
-  double output_cosine = 1;  // on held-out rows
+  std::int64_t tail = 0;       // columns in the last group of a row
+  std::string method;          // "ldlq", "min_max", "fitted"; "kept"
+  std::string grid;            // "affine", "residual_binary"
+  bool column_scales = false;  // input channels were brought to one size before rounding
+  std::string reason;          // why it was kept
+  double cosine = 1;           // of the weights
+  double sqnr_db = 0;          // of the weights, capped at 200; 200 when kept
+  bool calibrated = false;     // the figures of outputs are known
+  double output_cosine = 1;    // on held-out rows
   double output_sqnr_db = 0;
   std::vector<TimeGroupQuality> time_groups;
-  double dampening = 0;  // that the rounding needed
+  double dampening = 0;              // that the rounding needed
+  std::int64_t non_finite_rows = 0;  // of activations, left out
   std::int64_t constant_groups = 0;
   std::int64_t num_params = 0;
   std::int64_t source_bytes = 0;
@@ -73,7 +76,7 @@ struct MergedTensor {
   std::string into;
 };
 
-// What became of a model.
+// What became of a model. The result dictionary of the Python API is made from it under the same names.
 struct ModelResult {
   std::string quantized_path;
   std::string modality;
@@ -93,6 +96,15 @@ struct ModelResult {
   std::vector<TensorReport> tensors;
   std::vector<MergedTensor> merged;  // scales of 8-bit float weights, applied to them
   std::vector<std::string> warnings;
+
+  std::string method() const;        // of most quantized layers; "none" without one
+  double compression_ratio() const;  // bytes of the source's weights / bytes on disk; 0 without any
+  double bits_per_weight() const;    // on disk, all parameters counted; 0 without any
+  double model_size_mb() const;      // on disk, 1 MB being 1,000,000 bytes
+  double source_size_mb() const;
+  std::int64_t layers_quantized() const;
+  std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
+  std::map<std::string, double> fallback_rate() const;  // by method: layers that left it / layers that tried it
 };
 
 // As the result dictionary of the Python API.

@@ -41,6 +41,10 @@ std::int64_t RowsPerBlock(std::int64_t cols) {
   return (rows + kRowBlockMultiple - 1) / kRowBlockMultiple * kRowBlockMultiple;
 }
 
+// Nearest rounding takes over where its error is below this part of the other's: with uncorrelated inputs the two are
+// equal but for the noise of held-out rows.
+constexpr double kClearlyBetter = 0.9;
+
 struct Attempt {
   QuantizedMatrix matrix;
   ErrorSums sums;
@@ -114,8 +118,9 @@ class TensorRun {
   }
 
   // Loads the activations; the sentence says why they are of no use, if so.
-  std::string FindActivations(const LayerKey& layer) {
+  std::string FindActivations(const LayerKey& layer, TensorReport& report) {
     inputs_ = context_.calibration.statistics->Find(layer);
+    for (const auto& input : inputs_) report.non_finite_rows += input->non_finite_rows();
     std::string unfit = Unfit(inputs_, view_.matrix.rows, view_.matrix.cols);
     if (!unfit.empty()) {
       inputs_.clear();
@@ -176,8 +181,13 @@ class TensorRun {
 
   CalibratedRounding WithFeedback(MatrixView<const float> w, int bits) const {
     const ModelOptions& options = context_.options;
-    const std::vector<GridKind> grids = AllowedGrids(context_.strategy, bits);
-    return RoundCalibrated(w, inputs_, grids, context_.calibration.time_weights,
+    std::vector<RoundingCandidate> candidates;
+    for (const GridKind grid : AllowedGrids(context_.strategy, bits)) {
+      candidates.push_back({grid, false});
+      // Groups of a convolution would each need their own scales.
+      if (options.column_scales && inputs_.size() == 1) candidates.push_back({grid, true});
+    }
+    return RoundCalibrated(w, inputs_, candidates, context_.calibration.time_weights,
                            {.bits = bits,
                             .group_size = options.group_size,
                             .order = options.order,
@@ -191,7 +201,7 @@ class TensorRun {
   Attempt Better(Attempt nearest, CalibratedRounding rounded, TensorReport& report) const {
     const double feedback_error = RelativeError(rounded.quality.total);
     const double nearest_error = RelativeError(nearest.quality->total);
-    if (nearest_error < feedback_error) {
+    if (nearest_error < kClearlyBetter * feedback_error) {
       char cause[160];
       std::snprintf(cause, sizeof(cause), "relative output error %.3g on held-out rows, %.3g by nearest rounding",
                     feedback_error, nearest_error);
@@ -278,6 +288,7 @@ void FillQuantized(const Attempt& attempt, const ModelCalibration& calibration, 
   report.tail = m.cols - (m.groups() - 1) * m.group_size;
   report.method = attempt.method;
   report.grid = GridKindName(m.grid);
+  report.column_scales = !m.column_scales.empty();
   report.cosine = Cosine(attempt.sums);
   report.sqnr_db = SqnrDb(attempt.sums);
   report.dampening = attempt.dampening;
@@ -351,7 +362,8 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
   }
   TensorRun run(job, context, progress, stop);
   std::string no_activations;
-  if (context.calibration.statistics != nullptr) no_activations = run.FindActivations({job.component, job.info.name});
+  if (context.calibration.statistics != nullptr)
+    no_activations = run.FindActivations({job.component, job.info.name}, report);
   for (int bits = job.bits;;) {
     report.bits = bits;
     const std::size_t steps_before = report.fallbacks.size();

@@ -22,6 +22,9 @@ from arrow_quant_v2 import (
     export_v2_extended,
 )
 from arrow_quant_v2 import convert as convert_model
+from arrow_quant_v2._native import core
+from arrow_quant_v2.calibration_columns import column_names
+from arrow_quant_v2.calibration_data import read_lines
 from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_summary
 
@@ -30,6 +33,8 @@ EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
 app = typer.Typer(
     help="Quantize diffusion models to INT2, INT4 or INT8 Parquet.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 fine; 1 quality below the threshold, or a layer fell back under --strict; 2 wrong usage or "
+    "configuration; 3 bad input, such as a missing or corrupt file. --debug shows tracebacks.",
 )  # fmt: skip
 # Names and patterns may hold brackets, which are no markup.
 out = Console(markup=False)
@@ -119,17 +124,30 @@ def quantize(
 
 @app.command()
 def calibrate(
-    model: Annotated[pathlib.Path, typer.Argument(help="A model directory with config.json.")],
+    model: Annotated[pathlib.Path, typer.Argument(help="A model directory with config.json, or a pipeline.")],
     output: Annotated[
         pathlib.Path | None, typer.Option("--out", help="Default: activation_statistics.parquet in the model's folder.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="JSONL, Parquet, Arrow, image, WAV or text file, folder, or data set name.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME of the column of samples, or COLUMN=NAME; may be repeated.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a Hugging Face data set; default train.")] = None,
+    prompts: Annotated[
+        pathlib.Path | None, typer.Option(help="For a pipeline: a file with a prompt in each line, or a table.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Inference steps for each prompt.")] = None,
     samples: Annotated[int | None, typer.Option(help="Default: the profile's.")] = None,
+    max_bad_rows: Annotated[int, typer.Option(help="Unusable rows to skip before it is an error.")] = 10,
+    unmasked: Annotated[bool, typer.Option("--unmasked", help="Do not mask text, for comparisons.")] = False,
     profile: Annotated[str | None, typer.Option(help="edge, local or cloud.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a model on its own sampling and keep what its layers see, for later runs of quantize."""
+    """Keep what a model's layers see on your data or, without, on its own sampling, for later runs of quantize."""
     options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
     try:
         from arrow_quant_v2.torch import calibrate_model
@@ -137,10 +155,22 @@ def calibrate(
         raise ConfigurationError(
             f"calibrate needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
         ) from error
+    if data is None and (column or split or unmasked):
+        raise ConfigurationError("--column, --split and --unmasked say how to read --data. Give --data.")
     with progress_reporter(quiet=as_json, title="calibrating") as report:
-        path = calibrate_model(model, output, options, report)
-    result = {"calibration_file": str(path), "bytes": path.stat().st_size}
-    typer.echo(json.dumps(result) if as_json else f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        path = calibrate_model(
+            model, output, options, report, data=data, split=split, max_bad_rows=max_bad_rows, mask=not unmasked,
+            columns=column_names(column or []), prompts=None if prompts is None else read_lines(prompts),
+            num_inference_steps=steps,
+        )  # fmt: skip
+    facts = json.loads(core.StatisticsFile(str(path)).facts)
+    size = path.stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"calibration_file": str(path), "bytes": size, "samples": facts["samples"]}))
+    else:
+        skipped = facts["samples"].get("skipped_rows")
+        tail = f", {skipped} rows skipped" if skipped else ""
+        out.print(f"{path}: {size / 1e6:.1f} MB, {facts['description']}{tail}", soft_wrap=True)
 
 
 @app.command()
@@ -243,6 +273,7 @@ def demo(
         "examples/models/dit_mnist"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and steps.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
     try:
@@ -251,7 +282,9 @@ def demo(
         raise ConfigurationError(
             f"the demo needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch,report]'"
         ) from error
-    run_demo(model, output, out, quick=quick)
+    figures = run_demo(model, output, Console(stderr=True) if as_json else out, quick=quick)
+    if as_json:
+        typer.echo(json.dumps({"models": figures, "pictures": str(output / "digits.png")}))
 
 
 def main() -> None:

@@ -100,6 +100,11 @@ class ActivationCollector:
         self._handles.clear()
 
     @property
+    def samples_seen(self) -> int:
+        """Samples in the batches of all calls, each once."""
+        return self._next_sample
+
+    @property
     def reached(self) -> set[str]:
         """Weight tensors that a sample has reached."""
         return {f"{name}.weight" for name in self._inputs}
@@ -184,7 +189,7 @@ def collect_activations(
         for sample in samples:
             if max_samples is not None and count >= max_samples:
                 break
-            args, kwargs = _arguments(sample)
+            args, kwargs = call_arguments(sample)
             model(*args, **kwargs)
             count += 1
     if count == 0:
@@ -192,7 +197,8 @@ def collect_activations(
     return collector
 
 
-def _arguments(sample: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+def call_arguments(sample: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Positional and keyword arguments of a forward call from a mapping, a tuple or a tensor."""
     if isinstance(sample, Mapping):
         return (), sample
     if isinstance(sample, (tuple, list)):

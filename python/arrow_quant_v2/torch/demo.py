@@ -19,16 +19,25 @@ from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ModelNotFoundError
 from arrow_quant_v2.torch import load_quantized
+from arrow_quant_v2.torch.calibrate import Collected, sample_model
 from arrow_quant_v2.torch.load import build_model
 
 BITS = (8, 4, 2)
 COLUMNS = ("model", "MB", "bits/weight", "compression", "cosine", "SQNR dB", "PSNR dB", "seconds")
+FIGURES = (
+    "bit_width", "model_size_mb", "bits_per_weight", "compression_ratio", "cosine_similarity", "sqnr_db",
+    "quantization_time_s",
+)  # fmt: skip
 
 
-def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick: bool = False) -> None:
+def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick: bool = False) -> list[dict[str, Any]]:
     """Quantize ``model`` to each width of BITS into ``output``, draw digits, print and write the table.
 
     Writes int8/, int4/, int2/, digits.png (first row the float model) and table.md. Raises ModelNotFoundError.
+
+    Returns:
+        For each width bit_width, model_size_mb, bits_per_weight, compression_ratio, cosine_similarity, sqnr_db,
+        quantization_time_s (as in the result of quantize_diffusion_model) and psnr_db of the pictures.
     """
     if not (model / "config.json").exists():
         raise ModelNotFoundError(
@@ -41,13 +50,16 @@ def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick:
     want = sample(reference, model, count, steps)
     pictures = [want]
     source_bytes = sum(f.stat().st_size for f in model.glob("*.safetensors"))
+    figures: list[dict[str, Any]] = []
+    activations = _activations(model, samples=8 if quick else 32)
     rows = [["float", f"{source_bytes / 1e6:.2f}", "16.00", "1.00", "1.00000", "-", "-", "-"]]
     for bits in BITS:
-        result = _quantize(model, output / f"int{bits}", bits)
+        result = _quantize(model, output / f"int{bits}", bits, activations)
         console.print(f"drawing the same digits with INT{bits}")
         got = sample(load_quantized(output / f"int{bits}", dtype=torch.float32), model, count, steps)
         pictures.append(got)
-        rows.append(_row(f"INT{bits}", result, psnr_db(want, got)))
+        figures.append({**{key: result[key] for key in FIGURES}, "psnr_db": psnr_db(want, got)})
+        rows.append(_row(f"INT{bits}", figures[-1]))
     _save_pictures(pictures, output / "digits.png")
     _save_table(rows, output / "table.md")
     table = Table(*COLUMNS)
@@ -58,13 +70,22 @@ def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick:
         f"{output / 'digits.png'}: digits from the same noise, from top to bottom float, "
         + ", ".join(f"INT{b}" for b in BITS)
     )
+    return figures
 
 
-def _quantize(model: pathlib.Path, output: pathlib.Path, bits: int) -> dict[str, Any]:
+def _activations(model: pathlib.Path, samples: int) -> Collected:
+    """What the layers see while the float model draws; the same for every width."""
+    with progress_reporter(title="calibrating") as report:
+        return sample_model(model, DiffusionQuantConfig(calibration_samples=samples), report)
+
+
+def _quantize(model: pathlib.Path, output: pathlib.Path, bits: int, activations: Collected) -> dict[str, Any]:
     # Without a threshold: the demo shows what each width does, not what the fallback would make of it.
     config = DiffusionQuantConfig(bit_width=bits, group_size=64, min_accuracy=0.0)
     with progress_reporter(title=f"INT{bits}") as report:
-        return ArrowQuantV2().quantize_diffusion_model(model, output, config, overwrite=True, progress_callback=report)
+        return ArrowQuantV2().quantize_diffusion_model(
+            model, output, config, activations, progress_callback=report, overwrite=True
+        )
 
 
 def _float_model(path: pathlib.Path) -> nn.Module:
@@ -93,7 +114,7 @@ def psnr_db(want: torch.Tensor, got: torch.Tensor) -> float:
     return -10 * math.log10(max(float(((want - got) ** 2).mean()) / 4, 1e-20))
 
 
-def _row(name: str, result: dict[str, Any], psnr: float) -> list[str]:
+def _row(name: str, result: dict[str, Any]) -> list[str]:
     return [
         name,
         f"{result['model_size_mb']:.2f}",
@@ -101,7 +122,7 @@ def _row(name: str, result: dict[str, Any], psnr: float) -> list[str]:
         f"{result['compression_ratio']:.2f}",
         f"{result['cosine_similarity']:.5f}",
         f"{result['sqnr_db']:.1f}",
-        f"{psnr:.1f}",
+        f"{result['psnr_db']:.1f}",
         f"{result['quantization_time_s']:.2f}",
     ]
 

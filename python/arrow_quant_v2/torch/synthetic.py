@@ -42,7 +42,7 @@ def self_sampling(model: nn.Module, path: pathlib.Path) -> SelfSampling:
     """The way to sample ``model``, loaded from ``path``. Raises UnsupportedModelError where none is known."""
     mask_token_id = find_mask_token(model, path)
     if mask_token_id is not None:
-        length = _sequence_length(model, path)
+        length = sequence_length(model, path)
         return SelfSampling(
             1.0, UNMASKING_STEPS, mask_token_id, lambda m, n, seed: _unmask(m, n, seed, mask_token_id, length)
         )
@@ -74,8 +74,9 @@ def load_scheduler(path: pathlib.Path) -> Any:
 InputMaker = Callable[[int, torch.Generator], torch.Tensor]
 
 
-def _input_makers(model: nn.Module) -> dict[str, InputMaker]:
-    """What to give each argument of forward besides the timestep; the first is the sample itself."""
+def denoiser_arguments(model: nn.Module) -> list[str]:
+    """Arguments of a denoiser's forward, the sample first. Raises UnsupportedModelError where one besides timestep and
+    class_labels is needed."""
     config: Any = getattr(model, "config", None)
     parameters = inspect.signature(model.forward).parameters
     names = list(parameters)
@@ -84,17 +85,31 @@ def _input_makers(model: nn.Module) -> dict[str, InputMaker]:
             f"{type(model).__name__}: how to sample it is not known. Give samples, a pipeline with prompts, or a "
             "calibration file."
         )
-    makers: dict[str, InputMaker] = {names[0]: _noise_maker(config)}
-    classes = _get(config, "num_embeds_ada_norm") or _get(config, "num_class_embeds")
-    if classes and "class_labels" in names:
-        # Transformers keep one more class for "no class"; it is left out, as in ordinary sampling.
-        makers["class_labels"] = lambda n, g: torch.randint(0, int(classes), (n,), generator=g)
-    unknown = [n for n in names[1:] if n != "timestep" and _is_required(parameters[n]) and n not in makers]
-    if unknown or (_get(config, "cross_attention_dim") and "class_labels" not in makers):
+    by_class = bool(class_count(config)) and "class_labels" in names
+    made = {"timestep", "class_labels"} if by_class else {"timestep"}
+    unknown = [n for n in names[1:] if n not in made and _is_required(parameters[n])]
+    if unknown or (_get(config, "cross_attention_dim") and not by_class):
         raise UnsupportedModelError(
             f"{type(model).__name__}: its condition ({', '.join(unknown) or 'encoder_hidden_states'}) cannot be made "
             "up. Give samples, or a pipeline with prompts."
         )
+    return names
+
+
+def class_count(config: Any) -> int:
+    """Classes of a class-conditional denoiser, without the one more that transformers keep for "no class"; else 0."""
+    return int(_get(config, "num_embeds_ada_norm") or _get(config, "num_class_embeds") or 0)
+
+
+def _input_makers(model: nn.Module) -> dict[str, InputMaker]:
+    """What to give each argument of forward besides the timestep; the first is the sample itself."""
+    config: Any = getattr(model, "config", None)
+    names = denoiser_arguments(model)
+    channels, dims = sample_dims(config)
+    makers: dict[str, InputMaker] = {names[0]: lambda n, g: torch.randn(n, channels, *dims, generator=g)}
+    classes = class_count(config)
+    if classes and "class_labels" in names:
+        makers["class_labels"] = lambda n, g: torch.randint(0, classes, (n,), generator=g)
     return makers
 
 
@@ -106,17 +121,17 @@ def _get(config: Any, name: str) -> Any:
     return getattr(config, name, None)
 
 
-def _noise_maker(config: Any) -> InputMaker:
+def sample_dims(config: Any) -> tuple[int, tuple[int, ...]]:
+    """Channels and sizes of a denoiser's samples. Raises UnsupportedModelError where config.json does not tell them."""
     channels, size = _get(config, "in_channels"), _get(config, "sample_size")
     if channels is None or size is None:
         raise UnsupportedModelError(
             "config.json tells no in_channels and sample_size, so samples cannot be made up. Give samples."
         )
     if isinstance(size, int):
-        dims = (size,) if _get(config, "down_block_types") and "1D" in str(config.down_block_types) else (size, size)
-    else:
-        dims = tuple(size)
-    return lambda n, g: torch.randn(n, int(channels), *dims, generator=g)
+        is_1d = _get(config, "down_block_types") and "1D" in str(config.down_block_types)
+        return int(channels), (size,) if is_1d else (size, size)
+    return int(channels), tuple(int(n) for n in size)
 
 
 def _trajectories(
@@ -174,7 +189,8 @@ def _mask_token_of_tokenizer(root: pathlib.Path) -> int | None:
     return None
 
 
-def _sequence_length(model: nn.Module, path: pathlib.Path) -> int:
+def sequence_length(model: nn.Module, path: pathlib.Path) -> int:
+    """Tokens of a window: metadata.json, else the positions of the model, at most 256."""
     root = path if path.is_dir() else path.parent
     if (root / "metadata.json").exists():
         length = read_json(root / "metadata.json").get("sequence_length")

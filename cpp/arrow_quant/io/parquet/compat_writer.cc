@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/base/text.h"
 #include "arrow_quant/io/parquet/record_layout.h"
 
 namespace arrow_quant {
@@ -16,7 +17,7 @@ constexpr char kSpatialJson[] =
     R"({"enabled":true,"channel_equalization":false,"activation_smoothing":false,"equalization_scales":[]})";
 
 std::string Stem(std::string_view name) {
-  std::string stem(name.substr(0, kMaxStem));
+  std::string stem(Utf8Prefix(name, kMaxStem));
   for (char& c : stem) {
     if (kForbidden.find(c) != std::string_view::npos) c = '_';
   }

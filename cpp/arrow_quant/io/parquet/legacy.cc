@@ -92,7 +92,7 @@ void SetStorage(const LoadedTensor& tensor, const LegacyOptions& options, Legacy
   const std::uint64_t n = legacy->num_params;
   const std::uint64_t packed = CeilDivide(n * static_cast<std::uint64_t>(legacy->bits), 8);
   const CodeStorage order = options.msb_first ? CodeStorage::kPackedMsb : CodeStorage::kPackedLsb;
-  if (legacy->data.size() == n && n == packed && legacy->bits < 8) {
+  if (legacy->data.size() == 1 && n == 1 && legacy->bits < 8) {
     legacy->storage = SingleByteIsPacked(*legacy) ? order : CodeStorage::kByte;
   } else if (legacy->data.size() == n) {
     legacy->storage = CodeStorage::kByte;

@@ -173,6 +173,7 @@ TEST(LegacyPython, SignedCodes) {
                {"columns", {2, 2}, Raw(std::vector<std::int8_t>{1, 2, 3, 4}), "int8", {1, 10}, {0, 0}, 1},
                {"groups", {1, 6}, packed({-2, -1, 0, 1, 1, -2}), "int2", {1, 2}, {0, 1}, 0, 4},
                {"alone", {1}, std::string(1, static_cast<char>(0xA9)), "int2", {2}, {0}},  // q = -1 and padding
+               {"empty", {0, 4}, "", "int4", {1}, {0}},
                {"half", {2}, Raw(std::vector<std::uint16_t>{0x3C00, 0x4000}), "fp16", {}, {}},
                {"unsigned", {4}, std::string("\x21\xF0", 2), "int4_asym_group", {1}, {7}, 0, 128}});
   const ParquetModel model = ParquetModel::Open(directory.path());
@@ -183,6 +184,7 @@ TEST(LegacyPython, SignedCodes) {
   EXPECT_EQ(Expand(model.Load("columns")), (Floats{1, 20, 3, 40}));
   EXPECT_EQ(Expand(model.Load("groups")), (Floats{-2, -1, 0, 1, 0, -6}));
   EXPECT_EQ(Expand(model.Load("alone")), (Floats{-2}));
+  EXPECT_EQ(Expand(model.Load("empty")), Floats{});
   EXPECT_EQ(NormalizeLegacy(model.Load("half")).raw_dtype, DType::kF16);
   EXPECT_EQ(Expand(model.Load("unsigned")), (Floats{-6, -5, -7, 8}));
   // With the high bits first the codes come reversed within each byte; in the last one the padding (-2) comes first.

@@ -80,10 +80,19 @@ void CheckMagic(const std::filesystem::path& path) {
   if (!text.starts_with("PAR1")) ThrowCorrupt(path.string(), "not a Parquet file", "Fetch or write the file again.");
 }
 
-parquet::ReaderProperties FileProperties() {
+std::int64_t LargestChunkBytes(const parquet::RowGroupMetaData& group) {
+  std::int64_t largest = 0;
+  for (int i = 0; i < group.num_columns(); ++i) {
+    largest = std::max(largest, group.ColumnChunk(i)->total_compressed_size());
+  }
+  return largest;
+}
+
+// A column chunk may hold a whole model; reading it page by page bounds the memory. Not so for a small one: the page
+// reader then takes as much memory as a page header claims, and a file of a few bytes may claim 2 GB.
+parquet::ReaderProperties FileProperties(bool page_by_page) {
   parquet::ReaderProperties properties;
-  // A column chunk may hold a whole model; reading it page by page bounds the memory.
-  properties.enable_buffered_stream();
+  if (page_by_page) properties.enable_buffered_stream();
   properties.set_buffer_size(kReadBufferBytes);
   properties.set_page_checksum_verification(true);
   return properties;
@@ -97,10 +106,13 @@ parquet::ArrowReaderProperties ArrowProperties() {
   return properties;
 }
 
+// To read one row group of a file, or its footer where `metadata` is null.
 std::unique_ptr<parquet::arrow::FileReader> OpenReader(const std::string& name,
-                                                       const std::shared_ptr<parquet::FileMetaData>& metadata) {
+                                                       const std::shared_ptr<parquet::FileMetaData>& metadata,
+                                                       int row_group = 0) {
+  const bool page_by_page = metadata != nullptr && LargestChunkBytes(*metadata->RowGroup(row_group)) > kMaxCachedBytes;
   auto source = ValueOrThrow(arrow::io::ReadableFile::Open(name), name, ErrorCode::kIo);
-  auto reader = parquet::ParquetFileReader::Open(std::move(source), FileProperties(), metadata);
+  auto reader = parquet::ParquetFileReader::Open(std::move(source), FileProperties(page_by_page), metadata);
   return ValueOrThrow(
       parquet::arrow::FileReader::Make(arrow::default_memory_pool(), std::move(reader), ArrowProperties()), name,
       ErrorCode::kCorruptFile);
@@ -131,7 +143,7 @@ class ParquetFile::Cursor {
  public:
   Cursor(const std::string& name, const std::shared_ptr<parquet::FileMetaData>& metadata, int group,
          const std::vector<int>& leaves)
-      : name_(name), group_(group), reader_(OpenReader(name, metadata)) {
+      : name_(name), group_(group), reader_(OpenReader(name, metadata, group)) {
     batches_ = ValueOrThrow(reader_->GetRecordBatchReader({group}, leaves), name, ErrorCode::kCorruptFile);
   }
 
@@ -226,7 +238,7 @@ std::vector<int> ParquetFile::Leaves(bool values) const {
 }
 
 std::shared_ptr<arrow::RecordBatch> ParquetFile::ReadGroup(int row_group, bool values) const {
-  const auto reader = OpenReader(name_, metadata_);
+  const auto reader = OpenReader(name_, metadata_, row_group);
   const auto table = ValueOrThrow(reader->ReadRowGroup(row_group, Leaves(values)), name_, ErrorCode::kCorruptFile);
   if (table->num_rows() != rows(row_group)) ThrowCorrupt(name_, "a row group has fewer rows than it claims");
   return ValueOrThrow(table->CombineChunksToBatch(), name_, ErrorCode::kCorruptFile);

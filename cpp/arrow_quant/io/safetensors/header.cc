@@ -9,6 +9,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "arrow_quant/base/text.h"
 #include "arrow_quant/io/utf8.h"
 
 namespace arrow_quant {
@@ -40,10 +41,7 @@ constexpr std::array kForeignSignatures = {
     Signature{"<html", "a web page, probably the error page of a download"},
 };
 
-std::string Quoted(std::string_view text) {
-  constexpr std::size_t kShown = 80;
-  return "'" + std::string(text.substr(0, kShown)) + (text.size() > kShown ? "...'" : "'");
-}
+std::string Quoted(std::string_view text) { return "'" + Shortened(text, 80) + "'"; }
 
 // True for an integer that is too large for 64 bits: the parser hands it on as a floating-point number.
 bool IsHugeInteger(const std::string& literal) {

@@ -1,0 +1,12 @@
+# One libFuzzer program per x_fuzz.cc beside the code: fuzz_x. Everything but the libraries in wheels is instrumented.
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  message(FATAL_ERROR "ARROW_QUANT_FUZZ needs clang: set CMAKE_CXX_COMPILER (preset fuzz does)")
+endif()
+file(GLOB_RECURSE _fuzzers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/cpp/arrow_quant/*_fuzz.cc")
+foreach(_source ${_fuzzers})
+  get_filename_component(_name "${_source}" NAME_WE)
+  string(REGEX REPLACE "^(.*)_fuzz$" "fuzz_\\1" _name "${_name}")
+  add_executable(${_name} "${_source}")
+  target_link_libraries(${_name} PRIVATE arrow_quant arrow_quant_warnings arrow::parquet arrow::arrow nlohmann::json)
+  target_link_options(${_name} PRIVATE -fsanitize=fuzzer)
+endforeach()
