@@ -120,6 +120,11 @@ void BindInput(nb::module_& m) {
 }  // namespace
 
 void BindStatistics(nb::module_& m) {
+  m.def(
+      "uniform_time_groups",
+      [](double span, int count, int steps) { return TimeGroups::Uniform(span, count, steps).boundaries(); }, "span"_a,
+      "count"_a, "steps"_a = 0,
+      "Boundaries of `count` equally long time groups over [0, span], at most `steps` of them where that is not 0.");
   BindInput(m);
   nb::class_<StatisticsSource>(m, "StatisticsSource", "Where quantization finds activations.")
       .def_prop_ro("boundaries", [](const StatisticsSource& s) { return s.time_groups().boundaries(); });

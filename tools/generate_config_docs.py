@@ -27,8 +27,8 @@ One table describes every key, for Python, C++, the command line, YAML and the e
 ```python
 from arrow_quant_v2 import DiffusionQuantConfig
 
-config = DiffusionQuantConfig.from_profile("edge")             # edge, local, cloud or base
-config = DiffusionQuantConfig(bit_width=4, group_size=64)      # all else as in the profile "local"
+config = DiffusionQuantConfig.from_profile("edge")  # edge, local, cloud or base
+config = DiffusionQuantConfig(bit_width=4, group_size=64)  # all else as in the profile "local"
 config = DiffusionQuantConfig.from_yaml("config.yaml")
 config = config.with_overrides(bit_width=2, keep_patterns=["attn"])
 config.to_yaml("config.yaml")

@@ -39,9 +39,10 @@ class Calibration:
     wanted: bool = True
 
 
-def time_boundaries(span: float, num_time_groups: int) -> list[float]:
-    """Boundaries of equally long time groups over [0, span]."""
-    return [span * i / num_time_groups for i in range(num_time_groups + 1)]
+def time_boundaries(span: float, num_time_groups: int, steps: int = 0) -> list[float]:
+    """Boundaries of equally long time groups over [0, span], at most ``steps`` groups where that is not 0."""
+    boundaries: list[float] = core.uniform_time_groups(span, num_time_groups, steps)
+    return boundaries
 
 
 def model_fingerprint(model_path: str | os.PathLike[str]) -> str:

@@ -43,6 +43,10 @@ class StoredTensor:
     bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Where ``column_scales`` [cols]
     is not empty, values are then multiplied by their column's. Kept: ``data`` are raw little-endian values of ``dtype``
     and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in ``expanded`` instead.
+
+    ``time_scales`` and ``time_zero_points`` are static ranges of the layer's input in 8-bit codes, in the order (time
+    group, input of a grouped convolution, block of ``time_block_sizes[group]`` input channels); group i holds times in
+    [time_boundaries[i], time_boundaries[i + 1]). All are empty where the model was quantized without activations.
     """
 
     name: str
@@ -64,6 +68,10 @@ class StoredTensor:
     zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     residual_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     column_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    time_boundaries: tuple[float, ...] = ()
+    time_block_sizes: tuple[int, ...] = ()
+    time_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    time_zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     expanded: FloatArray | None = dataclasses.field(default=None, repr=False)
 
     @property

@@ -94,6 +94,20 @@ void ReadNames(const Json& json, ModelOptions& options) {
   if (!options.modality) ThrowValue("modality", modality, "text, code, image or audio");
 }
 
+void ReadActivations(const Json& json, ActivationOptions& options) {
+  Read(json, "enable_time_aware", options.enable_time_aware);
+  ReadWord(json, "strategy_time_aware", {"auto", "always", "never"}, options.strategy_time_aware);
+  Read(json, "num_time_groups", options.time_groups);
+  ReadWord(json, "time_grouping", {"uniform", "auto"}, options.grouping);
+  Read(json, "activation_block_early", options.block_early);
+  Read(json, "activation_block_late", options.block_late);
+  ReadWord(json, "activation_range", {"auto", "min_max", "percentile", "mse"}, options.range);
+  if (options.time_groups < 1) ThrowValue("num_time_groups", std::to_string(options.time_groups), "1 or more");
+  if (options.block_early < 1 || options.block_late < 1) {
+    throw Error(ErrorCode::kConfiguration, "activation_block_early and activation_block_late are 1 or more");
+  }
+}
+
 // What a key may ask for in this version; anything else is refused rather than ignored.
 struct Supported {
   const char* key;
@@ -102,15 +116,8 @@ struct Supported {
 
 const std::vector<Supported>& SupportedValues() {
   static const std::vector<Supported> table = {
-      {"time_weighting", {"uniform"}},
-      {"objective", {"trajectory"}},
-      {"time_grouping", {"uniform"}},
-      {"activation_range", {"auto"}},
-      {"strategy_time_aware", {"auto", "never"}},
-      {"strategy_spatial", {"auto", "never"}},
-      {"equalization", {"auto", "none"}},
-      {"smoothing", {"auto", "none"}},
-      {"hadamard", {"auto", "none"}},
+      {"time_weighting", {"uniform"}},     {"objective", {"trajectory"}},   {"strategy_spatial", {"auto", "never"}},
+      {"equalization", {"auto", "none"}},  {"smoothing", {"auto", "none"}}, {"hadamard", {"auto", "none"}},
       {"enable_mixed_precision", {false}},
   };
   return table;
@@ -185,6 +192,7 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   Read(json, "components", options.components);
   ReadOptional(json, "variant", options.variant);
   ReadNames(json, options);
+  ReadActivations(json, options.activations);
   RefuseUnsupported(json);
   ReadLayerRules(json, options);
   CheckBaseOptions({.bits = options.bit_width, .group_size = options.group_size});

@@ -16,6 +16,17 @@ namespace arrow_quant {
 // What to do with a tensor that holds NaN or Inf.
 enum class OnNonFinite { kError, kKeep };
 
+// Static ranges for the inputs of layers.
+struct ActivationOptions {
+  bool enable_time_aware = true;
+  std::string strategy_time_aware = "auto";  // "never": one range for all times
+  int time_groups = 10;                      // 1: one range for all times and channels
+  std::string grouping = "uniform";          // "auto"
+  std::int64_t block_early = 256;            // input channels in a block, of the noisier half of the groups
+  std::int64_t block_late = 64;              // of the others
+  std::string range = "auto";                // "min_max", "percentile", "mse"
+};
+
 // How one model is quantized.
 struct ModelOptions {
   int bit_width = 4;
@@ -35,6 +46,7 @@ struct ModelOptions {
   bool fallback = true;     // try more bits where a layer misses min_accuracy
   bool fail_fast = false;   // raise at the first layer that misses it
   OnNonFinite on_nonfinite = OnNonFinite::kError;
+  ActivationOptions activations;
   int num_threads = 0;  // 0: all CPUs of this process
   bool overwrite = false;
   // Bits of single layers by exact name or regular expression, tried in this order; 16 keeps the layer.

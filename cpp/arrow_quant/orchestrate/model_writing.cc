@@ -10,6 +10,7 @@
 #include "arrow_quant/base/version.h"
 #include "arrow_quant/io/atomic_file.h"
 #include "arrow_quant/io/parquet/manifest.h"
+#include "arrow_quant/orchestrate/activation_tables.h"
 
 namespace arrow_quant {
 namespace {
@@ -31,6 +32,24 @@ TensorRecord BaseRecord(const TensorInfo& info, const TensorReport& report, cons
   record.component = report.component;
   record.report_json = ToJson(report);
   return record;
+}
+
+// The ranges of activations go with the first part of a tensor.
+void AddActivations(const ActivationTable& table, TensorRecord& record) {
+  if (table.empty()) return;
+  record.time_boundaries = table.boundaries;
+  record.time_block_sizes.assign(table.block_sizes.begin(), table.block_sizes.end());
+  record.time_scales = table.scales;
+  record.time_zero_points = table.zero_points;
+  record.time_aware_quant_json = TimeAwareJson(table);
+}
+
+void RemoveActivations(TensorRecord& record) {
+  record.time_boundaries.clear();
+  record.time_block_sizes.clear();
+  record.time_scales = {};
+  record.time_zero_points = {};
+  record.time_aware_quant_json.reset();
 }
 
 // Rows in one part, a multiple of kPartRowMultiple, so that a part's bytes stay near kPreferredCellBytes.
@@ -118,6 +137,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
   record.zero_point_kind = "float";
   record.row_rank = matrix.row_rank;
   record.equalization_scales = m.column_scales;
+  AddActivations(outcome.activations, record);
   for (std::uint64_t begin = 0; begin < rows; begin += step) {
     const std::uint64_t count = std::min(step, rows - begin);
     const auto cols = static_cast<std::uint64_t>(m.cols);
@@ -132,6 +152,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
       record.residual_scales = std::span(m.residual_scales).subspan(begin * groups, count * groups);
     }
     writer_->Append(record);
+    RemoveActivations(record);
   }
 }
 

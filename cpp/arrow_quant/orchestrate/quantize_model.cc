@@ -86,9 +86,12 @@ Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions&
   config.rounding = options.rounding;
   config.grid = options.grid;
   config.fit = options.fit;
-  config.strategy_time_aware = "never";
+  config.enable_time_aware = options.activations.enable_time_aware;
+  config.strategy_time_aware = options.activations.strategy_time_aware;
   config.strategy_spatial = "never";
-  return ChooseStrategy(modality, config, have_activations);
+  Strategy strategy = ChooseStrategy(modality, config, have_activations);
+  strategy.time_aware = false;  // gains and biases per time group are not made in this version
+  return strategy;
 }
 
 void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& options,
@@ -97,6 +100,12 @@ void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& op
   r.strategy = StrategyOf(modality, options, have_activations);
   r.result.strategy = StrategyName(r.strategy);
   r.result.calibration = have_activations ? calibration.kind : "none";
+  const int seen = calibration.statistics == nullptr ? 0 : calibration.statistics->time_groups().size();
+  if (seen > 0 && r.strategy.time_aware_activations && options.activations.time_groups > seen) {
+    r.result.warnings.push_back("num_time_groups is " + std::to_string(options.activations.time_groups) +
+                                ", and the statistics were kept for " + std::to_string(seen) +
+                                ": more groups need another calibration");
+  }
   if (have_activations) return;
   if (options.rounding == "ldlq" || options.grid == "residual_binary") {
     r.result.warnings.push_back(

@@ -28,12 +28,23 @@ Json TimeGroupsJson(const TensorReport& r) {
   return groups;
 }
 
+Json ActivationsJson(const ActivationReport& a) {
+  if (a.method.empty()) return nullptr;
+  const auto measured = [](double error) { return error < 0 ? Json(nullptr) : Json(error); };
+  return {{"method", a.method},
+          {"ranges", a.ranges},
+          {"error", measured(a.error)},
+          {"shared_error", measured(a.shared_error)},
+          {"bits_per_weight", a.bits_per_weight}};
+}
+
 // What activations tell; null without them.
 void AddOutputFigures(const TensorReport& r, Json& json) {
   json["output_cosine"] = r.calibrated ? Json(r.output_cosine) : Json(nullptr);
   json["output_sqnr_db"] = r.calibrated ? Json(r.output_sqnr_db) : Json(nullptr);
   json["dampening"] = r.calibrated ? Json(r.dampening) : Json(nullptr);
   json["time_groups"] = TimeGroupsJson(r);
+  json["activations"] = ActivationsJson(r.activations);
 }
 
 Json LayerJson(const TensorReport& r) {
@@ -101,6 +112,7 @@ std::map<std::string, double> ModelResult::fallback_rate() const {
   for (const TensorReport& r : tensors) {
     std::map<std::string, bool> methods;  // of this layer: whether it was left
     if (r.quantized) methods[r.method] = false;
+    if (!r.activations.method.empty()) methods[r.activations.method] = false;
     for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
     for (const auto& [method, was_left] : methods) {
       ++tried[method];

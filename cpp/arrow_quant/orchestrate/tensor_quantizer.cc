@@ -12,6 +12,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/numeric/convert.h"
+#include "arrow_quant/orchestrate/activation_tables.h"
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 
@@ -99,6 +100,11 @@ Attempt RoundToNearest(const TensorView& tensor, int bits, GridFit fit, const Mo
   return attempt;
 }
 
+[[noreturn]] void ThrowFailFast(const TensorInfo& info, const std::string& cause) {
+  throw Error(ErrorCode::kValidation, cause,
+              {.tensor = info.name, .remedy = "Use more bits or a smaller group, or allow the fallback."});
+}
+
 // One tensor on its way down the ladder.
 class TensorRun {
  public:
@@ -135,7 +141,38 @@ class TensorRun {
     return Better(std::move(nearest), WithFeedback(w, bits), report);
   }
 
+  // Static ranges for the input of the layer with the weight as it is stored. A table that is not what the strategy
+  // wanted is in the report as a step back; without statistics inference falls back to ranges of each row.
+  ActivationTable MakeActivations(const QuantizedMatrix& matrix, TensorReport& report) const {
+    if (context_.calibration.statistics == nullptr) return {};
+    const bool wanted = context_.strategy.time_aware_activations;
+    const char* from = wanted ? "time_aware" : "shared";
+    if (inputs_.empty()) {
+      AddActivationStep(from, "dynamic", "there are no statistics of its input", report);
+      return {};
+    }
+    if (!matrix.column_scales.empty()) {
+      AddActivationStep(from, "dynamic", "its columns are scaled, and ranges are of the input itself", report);
+      return {};
+    }
+    AlignedVector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
+    DequantizeRows(matrix, 0, matrix.rows, values.data());
+    const InputLayout layout = InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size()));
+    ActivationOutcome outcome = MakeActivationTable({values.data(), matrix.rows, matrix.cols}, inputs_,
+                                                    context_.calibration.statistics->time_groups(), layout,
+                                                    context_.options.activations, wanted);
+    report.activations = std::move(outcome.report);
+    if (!outcome.fallback_cause.empty()) AddActivationStep(from, "shared", outcome.fallback_cause, report);
+    return std::move(outcome.table);
+  }
+
  private:
+  void AddActivationStep(const char* from, const char* to, const std::string& cause, TensorReport& report) const {
+    const double cosine = report.calibrated ? report.output_cosine : report.cosine;
+    report.fallbacks.push_back({job_.info.name, report.bits, report.bits, from, to, cause, cosine, cosine});
+    if (context_.options.fail_fast) ThrowFailFast(job_.info, cause);
+  }
+
   OutputQuality QualityOf(MatrixView<const float> w, const QuantizedMatrix& matrix) const {
     AlignedVector<float> values(static_cast<std::size_t>(w.size()));
     DequantizeRows(matrix, 0, matrix.rows, values.data());
@@ -271,11 +308,6 @@ std::string BelowThreshold(const TensorReport& report, double least) {
 
 int NextBits(int bits) { return bits < 4 ? 4 : bits < 8 ? 8 : 16; }
 
-[[noreturn]] void ThrowFailFast(const TensorInfo& info, const std::string& cause) {
-  throw Error(ErrorCode::kValidation, cause,
-              {.tensor = info.name, .remedy = "Use more bits or a smaller group, or allow the fallback."});
-}
-
 TensorOutcome HandleNonFinite(const TensorInfo& info, const ModelOptions& options, std::int64_t at,
                               TensorReport report) {
   const std::string cause = "NaN or Inf at flat index " + std::to_string(at) + " of its matrix view";
@@ -345,7 +377,10 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
                                   attempt.method, std::exchange(no_activations, {}), cosine, cosine});
     }
     if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
-    if (cosine >= options.min_accuracy) return {std::move(attempt.matrix), attempt.sums, std::move(report)};
+    if (cosine >= options.min_accuracy) {
+      ActivationTable activations = run.MakeActivations(attempt.matrix, report);
+      return {std::move(attempt.matrix), attempt.sums, std::move(report), std::move(activations)};
+    }
     const std::string cause = BelowThreshold(report, options.min_accuracy);
     if (options.fail_fast || !options.fallback) ThrowFailFast(job.info, cause);
     const int next = NextBits(bits);

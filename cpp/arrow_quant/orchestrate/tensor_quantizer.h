@@ -15,6 +15,7 @@
 #include "arrow_quant/orchestrate/report.h"
 #include "arrow_quant/orchestrate/strategy.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
+#include "arrow_quant/quantize/time_aware/activation_table.h"
 
 namespace arrow_quant {
 
@@ -23,6 +24,7 @@ struct TensorOutcome {
   QuantizedMatrix matrix;
   ErrorSums sums;
   TensorReport report;
+  ActivationTable activations = {};  // empty: no static ranges
   // Of a kept tensor that cannot stay as the source has it: its bytes, of the dtype in the report.
   std::vector<std::byte> replacement = {};
 };

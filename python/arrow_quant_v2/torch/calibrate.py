@@ -25,6 +25,9 @@ from arrow_quant_v2.torch.synthetic import find_mask_token, load_scheduler, self
 
 Progress = Callable[[str, float], None]
 
+# With time_grouping "auto", statistics are kept for so many groups for each that may be made of them.
+FINER_GROUPS = 4
+MOST_GROUPS = 100
 # Second moments per time group up to this; beyond it one for all groups.
 GROUP_MEMORY_BYTES = 2_000_000_000
 
@@ -153,13 +156,14 @@ class _Run:
         self.model = model
         self._model_path = model_path
         self._layers = {name for _, name in quantized_layers(model_path, config)}
+        boundaries = seen_boundaries(time_span, config)
         self.collector = ActivationCollector(
             model,
-            time_boundaries(time_span, config.num_time_groups),
+            boundaries,
             layers=self._layers,
             time_of=time_of,
             mask_token_id=mask_token_id,
-            keep_groups=group_moments_fit(model, self._layers, config.num_time_groups),
+            keep_groups=group_moments_fit(model, self._layers, len(boundaries) - 1),
             seed=config.seed,
             num_threads=config.num_threads,
         )
@@ -188,6 +192,14 @@ class _Run:
             "unreached": sorted(self._layers - self.collector.reached),
         }
         return Collected(self.collector.statistics, facts, description)
+
+
+def seen_boundaries(time_span: float, config: DiffusionQuantConfig) -> list[float]:
+    """The time groups that statistics are kept for: those of the configuration, or finer ones to choose cuts from."""
+    groups = config.num_time_groups
+    if config.time_grouping == "auto":
+        groups = min(FINER_GROUPS * groups, MOST_GROUPS)
+    return time_boundaries(time_span, groups, int(time_span) if time_span > 1 else 0)
 
 
 def group_moments_fit(model: nn.Module, layers: set[str], groups: int) -> bool:

@@ -48,3 +48,14 @@ def as_times(value: Any) -> torch.Tensor:
     """A number, list or tensor of times as float64 [n] on the CPU; one column per sample is averaged."""
     times = torch.as_tensor(value).detach().double().cpu()
     return times.reshape(1) if times.dim() == 0 else times.reshape(len(times), -1).mean(1)
+
+
+def spread(values: torch.Tensor, batch: int) -> torch.Tensor:
+    """One value per row of a batch: classifier-free guidance and time-major reshapes repeat the samples."""
+    if len(values) == batch:
+        return values
+    if len(values) == 1:
+        return values.expand(batch)
+    if batch % len(values) == 0:
+        return values.repeat_interleave(batch // len(values))
+    return values[:1].expand(batch)

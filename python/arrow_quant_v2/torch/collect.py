@@ -13,7 +13,7 @@ from torch import nn
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.errors import ConfigurationError
-from arrow_quant_v2.torch.call_time import TimeFunction, as_times, call_times
+from arrow_quant_v2.torch.call_time import TimeFunction, as_times, call_times, spread
 from arrow_quant_v2.torch.unfold import MEASURED, input_rows, row_blocks, row_width
 
 HOLD_OUT_EVERY = 8
@@ -159,7 +159,7 @@ class ActivationCollector:
 
     def _update(self, module: nn.Module, x: torch.Tensor, numbers: Sequence[int]) -> None:
         batch = x.shape[0] if x.dim() > 1 else 1
-        times, held_out = _spread(self._times, batch), _spread(self._held_out, batch)
+        times, held_out = spread(self._times, batch), spread(self._held_out, batch)
         for time in torch.unique(times).tolist():
             for held in (False, True):
                 chosen = (times == time) & (held_out == held)
@@ -225,17 +225,6 @@ def _reading(module: nn.Module, x: torch.Tensor) -> tuple[Any, ...]:
 def _same(a: torch.Tensor | None, b: torch.Tensor) -> bool:
     # While `a` lives no other tensor is given its memory.
     return a is not None and a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-
-
-def _spread(values: torch.Tensor, batch: int) -> torch.Tensor:
-    """One value per row of a batch: classifier-free guidance and time-major reshapes repeat the samples."""
-    if len(values) == batch:
-        return values
-    if len(values) == 1:
-        return values.expand(batch)
-    if batch % len(values) == 0:
-        return values.repeat_interleave(batch // len(values))
-    return values[:1].expand(batch)
 
 
 def _for_core(rows: torch.Tensor) -> torch.Tensor:

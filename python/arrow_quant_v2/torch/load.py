@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pathlib
 from typing import Any
 
@@ -10,11 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from arrow_quant_v2.errors import MetadataError, ShapeMismatchError, UnsupportedModelError
+from arrow_quant_v2.errors import ConfigurationError, MetadataError, ShapeMismatchError, UnsupportedModelError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor, read_json
+from arrow_quant_v2.torch.activations import ACTIVATION_BITS
+from arrow_quant_v2.torch.integer import make_integer
 from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_packed
+from arrow_quant_v2.torch.synthetic import find_mask_token
+from arrow_quant_v2.torch.time_state import follow_time
 
 _CONFIG_ONLY = "quantization_config"
+_log = logging.getLogger("arrow_quant_v2")
 
 
 def tensor_of(stored: StoredTensor) -> torch.Tensor:
@@ -59,16 +65,23 @@ def load_quantized(
         device: where the modules live.
         expand: expand all weights once; otherwise linear and convolution weights stay packed in memory and are
             expanded in each call.
-        activations: only None in this version: activations stay in floating point.
+        activations: None leaves activations in floating point. "int8" computes quantized layers as an integer machine
+            would, in the static ranges of the file: codes, exact integer sums, scales per group. "int6" and "int4" are
+            the same with coarser codes over the same ranges, for study. Layers follow the timestep (or mask ratio) of
+            the model's call by themselves; see arrow_quant_v2.torch.timestep. A layer without ranges takes one of each
+            row, with a warning.
 
     Raises:
+        ConfigurationError: another value of ``activations``.
+        UnsupportedModelError: activations are asked for and the file has no ranges at all.
         MetadataError: config.json names no class of diffusers or transformers; use load_state_dict then.
     """
-    if activations is not None:
-        raise UnsupportedModelError("activations: quantized activations are not supported. Use None.")
+    bits = _activation_bits(activations)
     root = pathlib.Path(path)
     model = build_model(root)
     stored = {tensor.name: tensor for tensor in QuantizedModel(root)}
+    if bits is not None:
+        _check_ranges(root, stored)
     _check_names(model, stored)
     default = dtype or _source_dtype(stored)
     model.to(default)
@@ -77,13 +90,37 @@ def load_quantized(
         for name, tensor in stored.items():
             owner_name, _, leaf = name.rpartition(".")
             owner = modules.get(owner_name)
-            if tensor.packed and not expand and leaf == "weight" and type(owner) in PACKED_MODULES:
+            if tensor.packed and leaf == "weight" and type(owner) in PACKED_MODULES and (bits or not expand):
                 assert owner is not None
-                packed = make_packed(owner, PackedWeight(tensor, default))
+                weight = PackedWeight(tensor, default)
+                packed = make_integer(owner, weight, tensor, bits, expand) if bits else make_packed(owner, weight)
                 _replace(model, owner_name, packed)
             elif owner is not None:
                 _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
+    if bits is not None:
+        follow_time(model, find_mask_token(model, root))
     return model.to(device).eval()
+
+
+def _activation_bits(activations: str | None) -> int | None:
+    if activations is None:
+        return None
+    if activations not in ACTIVATION_BITS:
+        raise ConfigurationError(f"activations is {activations!r}. Use None, 'int8', 'int6' or 'int4'.")
+    return ACTIVATION_BITS[activations]
+
+
+def _check_ranges(root: pathlib.Path, stored: dict[str, StoredTensor]) -> None:
+    """Refuse a file without ranges; warn of single layers without."""
+    packed = [tensor for tensor in stored.values() if tensor.packed]
+    without = [tensor.name for tensor in packed if tensor.time_scales.size == 0]
+    if packed and len(without) == len(packed):
+        raise UnsupportedModelError(
+            f"{root}: holds no ranges of activations. Quantize the model with calibration, or use activations=None.",
+            file=str(root),
+        )
+    if without:
+        _log.warning("%d layers have no static ranges and take one of each row: %s", len(without), without[:3])
 
 
 def build_model(root: pathlib.Path) -> nn.Module:

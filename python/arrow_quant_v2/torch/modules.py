@@ -70,12 +70,7 @@ class PackedWeight(nn.Module):
 
     def expand_by_torch(self) -> torch.Tensor:
         """float32 [rows, cols] by torch operations, on any device."""
-        count = self.rows * self.cols
-        shifts = torch.arange(8, device=self.codes.device, dtype=torch.uint8)
-        bits = (self.codes[:, None] >> shifts) & 1
-        bits = bits.flatten()[: count * self.bits].reshape(count, self.bits).to(torch.float32)
-        codes = bits @ (2.0 ** torch.arange(self.bits, device=bits.device, dtype=torch.float32))
-        codes = codes.reshape(self.rows, self.cols)
+        codes = self.unpack()
         scales, zeros = self._by_column(self.scales), self._by_column(self.zero_points)
         if self.residual_scales.numel() == 0:
             values = scales * (codes - zeros)
@@ -83,6 +78,18 @@ class PackedWeight(nn.Module):
             first, second = (codes >= 2).to(torch.float32), codes % 2
             values = zeros + scales * (2 * first - 1) + self._by_column(self.residual_scales) * (2 * second - 1)
         return values * self.column_scales if self.column_scales.numel() else values
+
+    def unpack(self) -> torch.Tensor:
+        """Codes as float32 [rows, cols]."""
+        count = self.rows * self.cols
+        if self.codes.device.type == "cpu":
+            codes = torch.from_numpy(core.unpack(self.codes.numpy(), count, self.bits))
+            return codes.reshape(self.rows, self.cols).to(torch.float32)
+        shifts = torch.arange(8, device=self.codes.device, dtype=torch.uint8)
+        bits = (self.codes[:, None] >> shifts) & 1
+        bits = bits.flatten()[: count * self.bits].reshape(count, self.bits).to(torch.float32)
+        codes = bits @ (2.0 ** torch.arange(self.bits, device=bits.device, dtype=torch.float32))
+        return codes.reshape(self.rows, self.cols)
 
     def _by_column(self, grid: torch.Tensor) -> torch.Tensor:
         """A grid parameter [rows * groups] as [rows, cols]."""

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers, time_boundaries
+from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, CorruptFileError, UnsupportedModelError
 from arrow_quant_v2.model_file import read_json
-from arrow_quant_v2.torch.calibrate import Collected, Progress, group_moments_fit
+from arrow_quant_v2.torch.calibrate import Collected, Progress, group_moments_fit, seen_boundaries
 from arrow_quant_v2.torch.call_time import call_times
 from arrow_quant_v2.torch.collect import ActivationCollector
 
@@ -181,13 +181,14 @@ def _collectors(
 ) -> list[ActivationCollector]:
     """One for each denoiser, with statistics in common."""
     found: list[ActivationCollector] = []
-    groups = config.num_time_groups
+    boundaries = seen_boundaries(span, config)
+    groups = len(boundaries) - 1
     keep = all(group_moments_fit(getattr(pipeline, c), names, groups * len(layers)) for c, names in layers.items())
     for component, names in layers.items():
         found.append(
             ActivationCollector(
                 getattr(pipeline, component),
-                time_boundaries(span, groups),
+                boundaries,
                 layers=names,
                 component=component,
                 keep_groups=keep,

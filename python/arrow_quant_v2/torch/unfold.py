@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,26 @@ def row_width(module: nn.Module) -> int:
 def row_blocks(module: nn.Module) -> int:
     """Inputs that different output channels read: the groups of a grouped convolution."""
     return int(module.groups) if isinstance(module, CONVOLUTIONS) else 1
+
+
+def output_positions(module: Any, space: Sequence[int]) -> list[int]:
+    """Sizes of a convolution's output for an input of the sizes ``space``."""
+    dims = len(module.kernel_size)
+    transposed = isinstance(module, TRANSPOSED)
+    if transposed:
+        return [
+            (space[d] - 1) * module.stride[d]
+            - 2 * module.padding[d]
+            + module.dilation[d] * (module.kernel_size[d] - 1)
+            + module.output_padding[d]
+            + 1
+            for d in range(dims)
+        ]
+    padding = module._reversed_padding_repeated_twice  # (before, after) of the last dimension first
+    padded = [space[d] + sum(padding[2 * (dims - 1 - d) : 2 * (dims - d)]) for d in range(dims)]
+    return [
+        (padded[d] - module.dilation[d] * (module.kernel_size[d] - 1) - 1) // module.stride[d] + 1 for d in range(dims)
+    ]
 
 
 def input_rows(module: nn.Module, x: torch.Tensor, max_values: int) -> list[torch.Tensor]:

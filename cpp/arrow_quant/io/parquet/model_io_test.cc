@@ -17,6 +17,9 @@
 namespace arrow_quant {
 namespace {
 
+constexpr float kTimeScales[] = {0.25F, 0.1F, 3e-7F, 1.5F};
+constexpr float kTimeZeroPoints[] = {0, 127.3F, 255, 1.25F};
+
 // A record and the memory behind it.
 struct Sample {
   TensorRecord record;
@@ -59,6 +62,10 @@ std::unique_ptr<Sample> MakeSample(const std::string& name, std::uint64_t rows, 
   r.reason = "fell back from 2 bits";
   r.component = "transformer";
   r.report_json = R"({"cosine":0.99})";
+  r.time_boundaries = {0, 0.1, 1.0 / 3, 1};
+  r.time_block_sizes = {64, 64, 256};
+  r.time_scales = kTimeScales;
+  r.time_zero_points = kTimeZeroPoints;
   r.time_gamma = floats.first(3);
   r.time_gains = floats.first(5);
   r.equalization_scales = floats.first(2);
@@ -99,6 +106,8 @@ void ExpectSame(const TensorRecord& a, const TensorRecord& b) {
   ExpectSame(a.scales, b.scales, "scales");
   ExpectSame(a.zero_points, b.zero_points, "zero_points");
   ExpectSame(a.residual_scales, b.residual_scales, "residual_scales");
+  EXPECT_EQ(a.time_boundaries, b.time_boundaries);
+  EXPECT_EQ(a.time_block_sizes, b.time_block_sizes);
   ExpectSame(a.time_scales, b.time_scales, "time_scales");
   ExpectSame(a.time_zero_points, b.time_zero_points, "time_zero_points");
   ExpectSame(a.time_gamma, b.time_gamma, "time_gamma");

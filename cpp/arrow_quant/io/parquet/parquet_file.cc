@@ -31,9 +31,20 @@ constexpr std::int64_t kReadBufferBytes = std::int64_t{1} << 20;
 
 // Columns that are as large as the tensor's values or statistics; not read for a listing.
 bool HoldsValues(std::string_view column) {
-  constexpr std::array<std::string_view, 12> kNames = {
-      "data",       "scales",    "zero_points", "residual_scales",     "time_scales", "time_zero_points",
-      "time_gamma", "time_beta", "time_gains",  "equalization_scales", "shift",       "activation_stats_json"};
+  constexpr std::array<std::string_view, 14> kNames = {"data",
+                                                       "scales",
+                                                       "zero_points",
+                                                       "residual_scales",
+                                                       "time_boundaries",
+                                                       "time_block_sizes",
+                                                       "time_scales",
+                                                       "time_zero_points",
+                                                       "time_gamma",
+                                                       "time_beta",
+                                                       "time_gains",
+                                                       "equalization_scales",
+                                                       "shift",
+                                                       "activation_stats_json"};
   return std::find(kNames.begin(), kNames.end(), column) != kNames.end();
 }
 

@@ -171,21 +171,30 @@ Column Floats(const char* name, std::span<const float> TensorRecord::* member, b
           old_layout};
 }
 
-Column Shape() {
-  return {arrow::field("shape", ListOf(arrow::uint64()), false),
-          [](Records r) {
-            return Lists<arrow::UInt64Array, std::uint64_t>(r, arrow::uint64(), false, [](const TensorRecord& t) {
-              return std::span<const std::uint64_t>(t.shape);
+Column Sizes(const char* name, std::vector<std::uint64_t> TensorRecord::* member, bool nullable, bool old_layout) {
+  return {arrow::field(name, ListOf(arrow::uint64()), nullable),
+          [member, nullable](Records r) {
+            return Lists<arrow::UInt64Array, std::uint64_t>(r, arrow::uint64(), nullable, [&](const TensorRecord& t) {
+              return std::span<const std::uint64_t>(t.*member);
             });
           },
-          true};
+          old_layout};
+}
+
+Column Doubles(const char* name, std::vector<double> TensorRecord::* member) {
+  return {arrow::field(name, ListOf(arrow::float64()), true),
+          [member](Records r) {
+            return Lists<arrow::DoubleArray, double>(
+                r, arrow::float64(), true, [&](const TensorRecord& t) { return std::span<const double>(t.*member); });
+          },
+          false};
 }
 
 const std::vector<Column>& Columns() {
   using R = TensorRecord;
   static const std::vector<Column> columns = {
       Text("layer_name", &R::layer_name, true),
-      Shape(),
+      Sizes("shape", &R::shape, false, true),
       Text("dtype", &R::dtype, true),
       {arrow::field("data", arrow::large_binary(), false), DataCells, true},
       Unsigned("num_params", &R::num_params, false, true),
@@ -211,6 +220,8 @@ const std::vector<Column>& Columns() {
       Text("reason", &R::reason, false),
       Text("component", &R::component, false),
       Text("report_json", &R::report_json, false),
+      Doubles("time_boundaries", &R::time_boundaries),
+      Sizes("time_block_sizes", &R::time_block_sizes, true, false),
       Floats("time_scales", &R::time_scales, true, false),
       Floats("time_zero_points", &R::time_zero_points, true, false),
       Floats("time_gamma", &R::time_gamma, true, false),

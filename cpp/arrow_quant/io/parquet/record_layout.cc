@@ -82,6 +82,26 @@ void CheckFinite(const char* what, std::span<const float> values, const Complain
   }
 }
 
+// The ranges of activations: one block size per group; scales and zero points side by side.
+void CheckTimeTables(const TensorRecord& record, const Complaint& complain) {
+  const std::vector<double>& boundaries = record.time_boundaries;
+  const std::size_t groups = record.time_block_sizes.size();
+  complain.Expect("length of time_boundaries", boundaries.size(), groups == 0 ? 0 : groups + 1);
+  complain.Expect("length of time_zero_points", record.time_zero_points.size(), record.time_scales.size());
+  if (groups > 0 && record.time_scales.size() < groups) complain("time_scales are fewer than time groups");
+  for (std::size_t i = 0; i < boundaries.size(); ++i) {
+    if (!std::isfinite(boundaries[i]) || (i > 0 && !(boundaries[i - 1] < boundaries[i]))) {
+      complain("time_boundaries[" + std::to_string(i) + "] does not ascend");
+    }
+  }
+  for (const std::uint64_t size : record.time_block_sizes) {
+    if (size == 0) complain("a block of time_block_sizes is 0");
+  }
+  for (const float scale : record.time_scales) {
+    if (!(scale > 0)) complain("a scale of time_scales is " + std::to_string(scale));
+  }
+}
+
 }  // namespace
 
 void ThrowTensorError(const std::string& file, const std::string& tensor, const std::string& message, ErrorCode code,
@@ -178,6 +198,7 @@ void CheckCells(const TensorRecord& record, const RowLayout& layout, const std::
                                      {"shift", record.shift}}) {
     CheckFinite(what, values, complain);
   }
+  CheckTimeTables(record, complain);
 }
 
 std::vector<RowRange> PlanParts(std::uint64_t rows, std::uint64_t bits_per_row, std::uint64_t max_bytes) {

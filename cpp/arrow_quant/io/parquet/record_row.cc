@@ -153,6 +153,10 @@ LoadedTensor ReadCells(const BatchRow& batch_row, const std::string& file, Parqu
   if (!data) ThrowTensorError(file, tensor.record.layer_name, "the data cell is null");
   tensor.record.data = batch_row.alone ? *data : CopyInto(*data, &holder->bytes);
   ReadFloats(row, layout, batch_row.alone, &tensor.record, holder.get());
+  if (layout == ParquetLayout::kArrowQuant) {
+    tensor.record.time_boundaries = row.Doubles("time_boundaries").value_or(std::vector<double>());
+    tensor.record.time_block_sizes = row.Sizes("time_block_sizes").value_or(std::vector<std::uint64_t>());
+  }
   if (batch_row.alone) holder->batch = batch_row.batch;
   tensor.owner = holder;
   if (layout == ParquetLayout::kArrowQuant) CheckCells(tensor.record, CheckFields(tensor.record, file), file);

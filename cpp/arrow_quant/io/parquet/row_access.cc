@@ -134,6 +134,14 @@ std::optional<std::span<const float>> RowAccess::Floats(const char* column) cons
   return std::span(floats.raw_values(), static_cast<std::size_t>(floats.length()));
 }
 
+std::optional<std::vector<double>> RowAccess::Doubles(const char* column) const {
+  const auto items = ListItems(column);
+  if (items == nullptr) return std::nullopt;
+  if (items->type_id() != arrow::Type::DOUBLE) ThrowType(column, *items);
+  const auto& doubles = static_cast<const arrow::DoubleArray&>(*items);
+  return std::vector<double>(doubles.raw_values(), doubles.raw_values() + doubles.length());
+}
+
 std::string RowAccess::RequiredText(const char* column) const {
   std::optional<std::string> text = Text(column);
   if (!text) ThrowColumn(column, "is missing or null");

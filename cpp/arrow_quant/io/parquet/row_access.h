@@ -30,6 +30,7 @@ class RowAccess {
   std::optional<std::span<const std::uint8_t>> Bytes(const char* column) const;
   // list or large_list of float32; views the batch.
   std::optional<std::span<const float>> Floats(const char* column) const;
+  std::optional<std::vector<double>> Doubles(const char* column) const;  // list or large_list of float64
 
   // The absent is an error.
   std::string RequiredText(const char* column) const;

@@ -52,9 +52,14 @@ struct TensorRecord {
   std::string component;                   // pipeline component, "" for the model itself
   std::string report_json = "{}";          // quality figures of the tensor
 
-  // Time-aware tables, flattened; empty when absent. Their shapes are in time_aware_quant_json.
+  // Time-aware tables of the whole tensor, in its first part only; empty when absent. Ranges of the layer's input, in
+  // the order (time group, input of a grouped convolution, block of input channels): x ~ scale * (code - zero_point)
+  // in 8 bits.
+  std::vector<double> time_boundaries;          // ascending, one more than groups; group 0 is the least noisy
+  std::vector<std::uint64_t> time_block_sizes;  // input channels in a block, per group
   std::span<const float> time_scales;
   std::span<const float> time_zero_points;
+  // Flattened; empty when absent.
   std::span<const float> time_gamma;
   std::span<const float> time_beta;
   std::span<const float> time_gains;

@@ -1,0 +1,235 @@
+#include "arrow_quant/orchestrate/activation_tables.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <utility>
+
+#include "arrow_quant/calibrate/time_segments.h"
+#include "arrow_quant/quantize/time_aware/activation_ranges.h"
+
+namespace arrow_quant {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Rows that follow each other in the reservoir may be neighbours of one sample: every other one judges.
+void SplitRows(const AlignedVector<float>& rows, std::int64_t columns, InputSample& sample) {
+  const auto width = static_cast<std::size_t>(columns);
+  for (std::size_t r = 0; r * width < rows.size(); ++r) {
+    AlignedVector<float>& half = r % 2 == 0 ? sample.fit_rows : sample.judge_rows;
+    half.insert(half.end(), rows.begin() + static_cast<std::ptrdiff_t>(r * width),
+                rows.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
+  }
+}
+
+GroupSample SampleOf(const LayerInputs& inputs, int group) {
+  GroupSample samples;
+  for (const auto& input : inputs) {
+    InputSample sample;
+    for (const Moments& moments : input->channel_moments(group)) {
+      sample.min.push_back(moments.min);
+      sample.max.push_back(moments.max);
+    }
+    sample.count = input->count(group);
+    SplitRows(input->held_out(group), input->channels(), sample);
+    samples.push_back(std::move(sample));
+  }
+  return samples;
+}
+
+bool Seen(const GroupSample& sample) {
+  return std::all_of(sample.begin(), sample.end(), [](const InputSample& s) { return !s.min.empty(); });
+}
+
+// A group that no row fell into takes what its nearest neighbour saw.
+void FillUnseen(std::vector<GroupSample>& samples) {
+  std::vector<std::size_t> seen;
+  for (std::size_t g = 0; g < samples.size(); ++g) {
+    if (Seen(samples[g])) seen.push_back(g);
+  }
+  for (std::size_t g = 0; g < samples.size() && !seen.empty(); ++g) {
+    if (Seen(samples[g])) continue;
+    const auto distance = [g](std::size_t a) { return a > g ? a - g : g - a; };
+    samples[g] = samples[*std::min_element(seen.begin(), seen.end(),
+                                           [&](std::size_t a, std::size_t b) { return distance(a) < distance(b); })];
+    for (InputSample& sample : samples[g]) sample.count = 0;
+  }
+}
+
+TimeGroups GroupsFor(const LayerInputs& inputs, const TimeGroups& seen, const ActivationOptions& options,
+                     bool time_aware) {
+  const int count = time_aware ? options.time_groups : 1;
+  if (options.grouping != "auto" || count == 1) return CoarserUniform(seen, count);
+  std::map<double, Moments> timesteps;
+  for (const auto& input : inputs) {
+    for (const auto& [time, moments] : input->timesteps()) timesteps[time].Merge(moments);
+  }
+  return SegmentTimes(timesteps, seen, count);
+}
+
+std::vector<GroupSample> SamplesIn(const TimeGroups& groups, const TimeGroups& seen, const LayerInputs& inputs) {
+  std::vector<std::vector<GroupSample>> members(static_cast<std::size_t>(groups.size()));
+  for (int g = 0; g < seen.size(); ++g) {
+    members[static_cast<std::size_t>(groups.Of(seen.boundaries()[static_cast<std::size_t>(g)]))].push_back(
+        SampleOf(inputs, g));
+  }
+  std::vector<GroupSample> samples;
+  for (const auto& member : members) samples.push_back(MergeSamples(member));
+  FillUnseen(samples);
+  return samples;
+}
+
+std::vector<RangeMethod> MethodsOf(const std::string& range) {
+  if (range == "min_max") return {RangeMethod::kMinMax};
+  if (range == "percentile") return {RangeMethod::kPercentile};
+  if (range == "mse") return {RangeMethod::kMse};
+  return {RangeMethod::kMinMax, RangeMethod::kPercentile, RangeMethod::kMse};
+}
+
+// Ranges of all groups, and what they cost on held-out rows.
+struct Candidate {
+  ActivationTable table;
+  std::vector<std::string> methods;
+  double error = 0;
+};
+
+double CountOf(const GroupSample& sample) {
+  double count = 0;
+  for (const InputSample& input : sample) count += input.count;
+  return count;
+}
+
+void Append(RangeChoice choice, Candidate& candidate) {
+  ActivationTable& table = candidate.table;
+  table.block_sizes.push_back(choice.ranges.block_size);
+  table.scales.insert(table.scales.end(), choice.ranges.scales.begin(), choice.ranges.scales.end());
+  table.zero_points.insert(table.zero_points.end(), choice.ranges.zero_points.begin(), choice.ranges.zero_points.end());
+  candidate.methods.emplace_back(RangeMethodName(choice.method));
+}
+
+Candidate PerGroup(const std::vector<GroupSample>& samples, const TimeGroups& groups, const InputLayout& layout,
+                   const ActivationOptions& options, MatrixView<const float> weight) {
+  Candidate candidate;
+  candidate.table.layout = layout;
+  candidate.table.boundaries = groups.boundaries();
+  const std::vector<RangeMethod> methods = MethodsOf(options.range);
+  const int noisier_from = groups.size() - groups.size() / 2;
+  for (int g = 0; g < groups.size(); ++g) {
+    const std::int64_t block = g >= noisier_from ? options.block_early : options.block_late;
+    const GroupSample& sample = samples[static_cast<std::size_t>(g)];
+    RangeChoice choice = ChooseRanges(methods, sample, layout, std::min(block, layout.channels), weight);
+    candidate.error += CountOf(sample) * choice.error;
+    Append(std::move(choice), candidate);
+  }
+  return candidate;
+}
+
+// One range for all times and channels.
+Candidate Shared(const std::vector<GroupSample>& samples, const TimeGroups& groups, const InputLayout& layout,
+                 const ActivationOptions& options, MatrixView<const float> weight) {
+  Candidate candidate;
+  candidate.table.layout = layout;
+  candidate.table.boundaries = {groups.boundaries().front(), groups.boundaries().back()};
+  RangeChoice choice = ChooseRanges(MethodsOf(options.range), MergeSamples(samples), layout, layout.channels, weight);
+  for (const GroupSample& sample : samples) {
+    candidate.error += CountOf(sample) * OutputErrorOf(choice.ranges, sample, layout, weight);
+  }
+  Append(std::move(choice), candidate);
+  return candidate;
+}
+
+std::string WorseThanShared(double error, double shared, double energy) {
+  char text[160];
+  std::snprintf(text, sizeof(text),
+                "relative output error %.3g on held-out rows with ranges per time group, %.3g with one range",
+                error / energy, shared / energy);
+  return text;
+}
+
+ActivationOutcome Finish(Candidate chosen, std::string method, double shared_error, double energy,
+                         MatrixView<const float> weight) {
+  ActivationOutcome outcome;
+  outcome.report.method = std::move(method);
+  outcome.report.ranges = std::move(chosen.methods);
+  if (energy > 0) {
+    outcome.report.error = chosen.error / energy;
+    outcome.report.shared_error = shared_error / energy;
+  }
+  const auto values = static_cast<double>(chosen.table.scales.size() + chosen.table.zero_points.size());
+  outcome.report.bits_per_weight = 32 * values / static_cast<double>(std::max<std::int64_t>(weight.size(), 1));
+  outcome.table = std::move(chosen.table);
+  return outcome;
+}
+
+Json TimeRange(double from, double to) {
+  const bool whole = from == std::floor(from) && to == std::floor(to) && std::abs(to) < 1e15;
+  if (!whole) return Json::array({from, to});
+  return Json::array({static_cast<std::int64_t>(from), static_cast<std::int64_t>(to)});
+}
+
+// One scale and zero point for the union of the ranges.
+std::pair<float, float> UnionOf(std::span<const float> scales, std::span<const float> zero_points) {
+  float low = 0;
+  float high = 0;
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    low = std::min(low, -zero_points[i] * scales[i]);
+    high = std::max(high, (static_cast<float>(kActivationLevels) - zero_points[i]) * scales[i]);
+  }
+  const float scale = (high - low) / static_cast<float>(kActivationLevels);
+  return {scale, -low / scale};
+}
+
+}  // namespace
+
+InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std::int64_t inputs) {
+  std::vector<std::int64_t> shape = info.shape;
+  const auto axis = shape.begin() + matrix.quant_axis;
+  std::rotate(shape.begin(), axis, axis + 1);
+  const auto at = static_cast<std::size_t>(matrix.row_rank);
+  const std::int64_t channels = at < shape.size() ? std::max<std::int64_t>(shape[at], 1) : 1;
+  return {inputs, channels, matrix.cols / channels};
+}
+
+ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
+                                      const TimeGroups& seen_groups, const InputLayout& layout,
+                                      const ActivationOptions& options, bool time_aware) {
+  const TimeGroups groups = GroupsFor(inputs, seen_groups, options, time_aware);
+  const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs);
+  double energy = 0;
+  for (const GroupSample& sample : samples) energy += CountOf(sample) * OutputEnergyOf(sample, layout, weight);
+  Candidate shared = Shared(samples, groups, layout, options, weight);
+  const double shared_error = shared.error;
+  if (!time_aware || options.time_groups == 1) {
+    return Finish(std::move(shared), "shared", shared_error, energy, weight);
+  }
+  Candidate timed = PerGroup(samples, groups, layout, options, weight);
+  if (!(timed.error > shared_error)) {
+    return Finish(std::move(timed), "time_aware", shared_error, energy, weight);
+  }
+  ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, weight);
+  outcome.fallback_cause = WorseThanShared(timed.error, shared_error, energy > 0 ? energy : 1);
+  return outcome;
+}
+
+std::string TimeAwareJson(const ActivationTable& table) {
+  Json params = Json::array();
+  const auto groups = static_cast<std::size_t>(table.groups());
+  const std::span scales(table.scales);
+  const std::span zero_points(table.zero_points);
+  std::size_t at = 0;
+  for (std::size_t g = 0; g < groups; ++g) {
+    const auto count = static_cast<std::size_t>(table.layout.inputs * table.layout.Blocks(table.block_sizes[g]));
+    const auto [scale, zero_point] = UnionOf(scales.subspan(at, count), zero_points.subspan(at, count));
+    at += count;
+    params.push_back({{"time_range", TimeRange(table.boundaries[g], table.boundaries[g + 1])},
+                      {"scale", scale},
+                      {"zero_point", zero_point},
+                      {"group_size", table.block_sizes[g]}});
+  }
+  return Json{{"enabled", true}, {"num_time_groups", groups}, {"time_group_params", std::move(params)}}.dump();
+}
+
+}  // namespace arrow_quant
