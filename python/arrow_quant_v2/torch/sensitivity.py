@@ -13,8 +13,8 @@ from arrow_quant_v2.torch.synthetic import Change, SelfSampling, unchanged
 # The error that is put into the model's output, as a part of its root mean square.
 RELATIVE_NOISE = 0.05
 SAMPLES = 8
-# Apart from the seeds of samples, whose own noise the disturbance must not repeat.
-_NOISE_SEED = 1 << 40
+# Apart from the seeds of samples, whose own noise the disturbance must not repeat. The generator takes 32 bits.
+_NOISE_SEED = 0x5EED0001
 
 
 @torch.inference_mode()
