@@ -30,6 +30,9 @@ NOTES = """Error is tr(E H E^T) / tr(W H W^T), as in bench/rounding.py; all meth
 Bits a weight of the peers: the tensors that they store, floating-point grids counted at 16 bits, no compression; ours
 and those of textbook GPTQ are a Parquet file (ZSTD). Seconds of ours and of textbook GPTQ run from the second moment,
 whose own seconds are below; those of the peers are their whole public call, its pass over the activations included.
+Left out: GPTQ of torchao ("ImportError: Requires mslk >= 1.0.0", a CUDA package) and its packed formats (the same, or
+"does not support device 'cpu' yet"), so its rows store a byte a weight; gptqmodel 7.7.0 and auto-round 0.16, see
+requirements/peers.txt.
 """
 SAMPLE_ROWS = 32  # of activations in one calibration sample
 
