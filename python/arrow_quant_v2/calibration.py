@@ -37,6 +37,7 @@ class Calibration:
     kind: str
     reason: str
     wanted: bool = True
+    owner: Any = None  # keeps what the statistics are read from
 
 
 def time_boundaries(span: float, num_time_groups: int, steps: int = 0) -> list[float]:
@@ -62,11 +63,11 @@ def model_fingerprint(model_path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> list[tuple[str, str]]:
-    """(component, tensor) of every layer that a run with ``config`` quantizes."""
+def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[tuple[str, str], int]:
+    """Bits of every (component, tensor) that a run with ``config`` quantizes."""
     options = {**config.to_dict(), "diffusion": False}
     plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
-    return [(layer["component"], layer["name"]) for layer in plan["layers"]]
+    return {(layer["component"], layer["name"]): layer["bits"] for layer in plan["layers"]}
 
 
 def load_statistics(path: str | os.PathLike[str], model_path: str | os.PathLike[str]) -> Any:
@@ -173,4 +174,5 @@ def _synthetic(
     from arrow_quant_v2.torch.calibrate import sample_model
 
     collected = sample_model(model_path, config, progress_callback)
-    return Calibration(collected.statistics, "synthetic", f"activations of {collected.description}.")
+    reason = f"activations of {collected.description}."
+    return Calibration(collected.statistics, "synthetic", reason, owner=collected)

@@ -14,6 +14,7 @@
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/name_pattern.h"
 #include "arrow_quant/base/thread_pool.h"
+#include "arrow_quant/calibrate/time_weights.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
@@ -41,6 +42,7 @@ struct Resolved {
   std::vector<std::vector<TensorPlan>> plans;  // per component, per tensor
   ModelResult result;
   Strategy strategy;
+  ModelCalibration calibration;  // with time weights
   std::int64_t weights_to_quantize = 0;
 };
 
@@ -92,6 +94,33 @@ Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions&
   Strategy strategy = ChooseStrategy(modality, config, have_activations);
   strategy.time_aware = false;  // gains and biases per time group are not made in this version
   return strategy;
+}
+
+// How much each time group counts, from what the configuration asks for. Throws Error kConfiguration where the
+// statistics cannot serve it.
+std::vector<double> TimeWeightsOf(const TimeWeightOptions& options, const StatisticsSource& statistics) {
+  const int groups = statistics.time_groups().size();
+  if (!options.given.empty() && options.given.size() != static_cast<std::size_t>(groups)) {
+    throw Error(ErrorCode::kConfiguration,
+                "time_weighting has " + std::to_string(options.given.size()) + " values, and the statistics " +
+                    std::to_string(groups) + " time groups",
+                {.remedy = "Give one value for each, or calibrate again with this configuration."});
+  }
+  if (!options.given.empty()) return options.given;
+  if (options.detail) return DetailWeights(groups);
+  if (!options.sensitivity) return {};
+  if (!statistics.sensitivity().empty()) return SensitivityWeights(statistics.sensitivity());
+  throw Error(
+      ErrorCode::kConfiguration, "time_weighting is sensitivity, which these statistics do not hold",
+      {.remedy = "Calibrate again with time_weighting sensitivity on the model's own sampling, or use uniform."});
+}
+
+void AddTimeWeights(const ModelOptions& options, Resolved& r) {
+  if (r.calibration.statistics == nullptr) return;
+  r.calibration.time_weights = TimeWeightsOf(options.time_weights, *r.calibration.statistics);
+  if (r.calibration.time_weights.empty() || r.calibration.statistics->keeps_groups()) return;
+  r.result.warnings.push_back(
+      "time groups count alike: the second moments of this model were too large to be kept for each time group");
 }
 
 void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& options,
@@ -151,6 +180,8 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
     r.result.modality_reason = decision.reason;
   }
   AddStrategy(modality, options, calibration, r);
+  r.calibration = calibration;
+  AddTimeWeights(options, r);
   const KeepList keep({.keep_patterns = options.keep_patterns,
                        .quantize_patterns = options.quantize_patterns,
                        .transposed_patterns = options.transposed_patterns});
@@ -400,7 +431,7 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const SourceComponent& component = r.source.components[c];
     ComponentRun run(component, staging.path() / component.directory, r.result.modality,
-                     {options, r.strategy, calibration});
+                     {options, r.strategy, r.calibration});
     const ErrorSums sums = run.Run(
         r.plans[c],
         [&](const std::string& name, std::int64_t done) {
