@@ -90,9 +90,10 @@ def outlier(folder: pathlib.Path) -> str:
     """Two static ranges for it: the plain one, which it ruins, and the one that calibration chooses by itself."""
     digits = Digits(folder)
     plain = {"num_time_groups": 1, "activation_range": "min_max"}
-    cosine, clean_db = digits.figures("clean", loud=False, **plain)
-    loud_cosine, loud_db = digits.figures("loud", loud=True, **plain)
-    _, chosen_db = digits.figures("chosen", loud=True, num_time_groups=1)
+    cosine, clean_db = digits.figures("clean", **plain)
+    digits.add_outlier()
+    loud_cosine, loud_db = digits.figures("loud", **plain)
+    _, chosen_db = digits.figures("chosen", num_time_groups=1)
     text = (
         f"a plain min-max range: output cosine of the layer {cosine:.4f} without the outlier, {loud_cosine:.4f} with "
         f"it, pictures drawn with INT8 activations {clean_db:.0f} dB and {loud_db:.0f} dB; with the range that "
@@ -110,13 +111,23 @@ class Digits:
     LAYER = "transformer_blocks.2.ff.net.2.weight"
 
     def __init__(self, folder: pathlib.Path) -> None:
-        from arrow_quant_v2.torch.calibrate import load_float_model
+        import torch
+        from arrow_quant_v2.torch.calibrate import load_float_model, sample_model
         from arrow_quant_v2.torch.demo import sample
 
+        torch.set_num_threads(1)  # threads of a small model wait for each other where other programs run
         self._folder = folder
         self._want = sample(load_float_model(self.SOURCE), self.SOURCE, count=4, steps=10)
+        self._activations = sample_model(self.SOURCE, DiffusionQuantConfig(calibration_samples=8))
 
-    def figures(self, name: str, loud: bool, **options: Any) -> tuple[float, float]:
+    def add_outlier(self) -> None:
+        statistics = self._activations.statistics
+        (number,) = dict((name, inputs) for (_, name), inputs in statistics.layers())[self.LAYER]
+        row = np.array(statistics.input(number).held_out(0)[:1])
+        row[0, 7] = 6e4
+        statistics.update(number, row, 500.0)
+
+    def figures(self, name: str, **options: Any) -> tuple[float, float]:
         """Output cosine of LAYER and PSNR of the pictures, both of weights at 4 bits, these with INT8 activations."""
         import torch
         from arrow_quant_v2.torch import load_quantized
@@ -125,19 +136,8 @@ class Digits:
         # Columns that are scaled would take the range of each row at run time.
         settings = {"bit_width": 4, "group_size": 64, "min_accuracy": 0.0, "equalization": "none", **options}
         result = ArrowQuantV2().quantize_diffusion_model(
-            self.SOURCE, self._folder / name, DiffusionQuantConfig(**settings), calibration=self._activations(loud)
+            self.SOURCE, self._folder / name, DiffusionQuantConfig(**settings), calibration=self._activations
         )
         model = load_quantized(self._folder / name, dtype=torch.float32, activations="int8")
         psnr = psnr_db(self._want, sample(model, self.SOURCE, count=4, steps=10))
         return layers(result)[self.LAYER]["output_cosine"], psnr
-
-    def _activations(self, loud: bool) -> Any:
-        from arrow_quant_v2.torch.calibrate import sample_model
-
-        collected = sample_model(self.SOURCE, DiffusionQuantConfig(calibration_samples=8))
-        if loud:
-            (number,) = dict((name, inputs) for (_, name), inputs in collected.statistics.layers())[self.LAYER]
-            row = np.array(collected.statistics.input(number).held_out(0)[:1])
-            row[0, 7] = 6e4
-            collected.statistics.update(number, row, 500.0)
-        return collected
