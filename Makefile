@@ -178,6 +178,25 @@ bench: $(VENV)/.dev $(VENV)/.package ## benchmarks beside numpy, torch and the s
 	@echo "==> benchmarks of the installed release build"
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) bench/run.py $(BENCH_ARGS)
 
+# In an environment of its own: the other quantizers pin other versions. PROBLEM makes the layers.
+PEERS := .venv-peers
+PROBLEM ?= ../shared/problems/problem.py
+PEERS_ENV := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE PYTHONWARNINGS=ignore
+
+$(PEERS)/.peers: requirements/peers.txt
+	@tools/setup_venv.sh $(PEERS) requirements/peers.txt
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.runtime $(PEERS)/.peers ## public quantizers on the same layers, and the second-moment update (an hour)
+	@echo "==> building the package and installing it into $(PEERS)"
+	@$(PIP_BUILD) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/peers .
+	@$(PEERS)/bin/python -I -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/peers/*.whl
+	@echo "==> benchmarks: the machine should do nothing else"
+	@$(PEERS_ENV) $(PEERS)/bin/python bench/second_moment.py --out bench/results/second_moment.md
+	@$(PEERS_ENV) $(PEERS)/bin/python bench/peers.py --problem $(PROBLEM) --out bench/results/peers.md
+	@$(PEERS_ENV) $(PEERS)/bin/python bench/peers.py --problem $(PROBLEM) --sizes 4096 --only none --out bench/results/peers_4096.md
+
 .PHONY: clean
 clean: ## remove what was built (build/, dist/, demo/, caches); .venv stays
 	@echo "==> removing build products"
@@ -186,5 +205,5 @@ clean: ## remove what was built (build/, dist/, demo/, caches); .venv stays
 	@find cpp bindings python tests tools bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean
-distclean: clean ## clean, and remove .venv
-	@rm -rf $(VENV)
+distclean: clean ## clean, and remove .venv and .venv-peers
+	@rm -rf $(VENV) $(PEERS)
