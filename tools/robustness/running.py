@@ -82,7 +82,7 @@ def killed(folder: pathlib.Path) -> str:
         "base",
     ]
     with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
-        while not list(folder.glob(".q.partial-*")) and run.poll() is None:
+        while not list(folder.glob(".q.partial")) and run.poll() is None:
             time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
     expect(not (folder / "q").exists(), "something is under the name of the output")
