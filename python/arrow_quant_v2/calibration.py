@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
@@ -31,12 +31,61 @@ _log = logging.getLogger("arrow_quant_v2")
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Activations for a run: ``statistics`` (of the core, or None), ``kind`` ("activations" of given samples,
-    "synthetic", "none") and ``reason``, a sentence for the user. ``wanted``: activations would have been better."""
+    "synthetic", "none") and ``reason``, a sentence for the user. ``wanted``: activations would have been better.
+    ``sampled``: the model was run for them."""
 
     statistics: Any
     kind: str
     reason: str
     wanted: bool = True
+    sampled: bool = False
+
+
+class SampledStatistics:
+    """The activations of a model's own sampling, kept beside the unfinished output of a run.
+
+    Sampling takes long, and on another number of threads its sums differ in their last bits: a run that continues an
+    interrupted one needs the very same. As a context it keeps the output to this run.
+
+    Args:
+        output: the directory that the run makes.
+        model_path: what is sampled.
+        config: every option counts but the number of threads.
+    """
+
+    def __init__(
+        self, output: str | os.PathLike[str], model_path: str | os.PathLike[str], config: DiffusionQuantConfig
+    ) -> None:
+        self._output = os.fspath(output)
+        self._path = pathlib.Path(core.staging_directory(self._output)) / "statistics.parquet"
+        self._options = {key: value for key, value in config.to_dict().items() if key != "num_threads"}
+        self._model_path = model_path
+        self._lock: Any = None
+
+    def __enter__(self) -> Self:
+        self._lock = core.RunLock(self._output)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def load(self) -> Any:
+        """Those of an earlier run of this model and configuration, or None."""
+        if not self._path.exists():
+            return None
+        try:
+            statistics = core.StatisticsFile(os.fspath(self._path))
+        except ArrowQuantError as error:
+            _log.info("the model is sampled again: %s", error)
+            return None
+        facts = json.loads(statistics.facts)
+        same = facts.get("options") == self._options
+        return statistics if same and facts.get("model_fingerprint") == model_fingerprint(self._model_path) else None
+
+    def save(self, statistics: Any, facts: dict[str, Any]) -> Any:
+        """Keep new ones; what a later run will load."""
+        statistics.save(os.fspath(self._path), json.dumps({**facts, "options": self._options}))
+        return core.StatisticsFile(os.fspath(self._path))
 
 
 def time_boundaries(span: float, num_time_groups: int, steps: int = 0) -> list[float]:
@@ -109,11 +158,13 @@ def find_calibration(
     config: DiffusionQuantConfig,
     progress_callback: Callable[[str, float], None] | None = None,
     may_sample: bool = True,
+    keep: SampledStatistics | None = None,
 ) -> Calibration:
     """What ``config.calibration`` stands for.
 
     "auto": activation_statistics.parquet in the model's folder, else the model's own sampling where its class can be
-    built and sampled (and ``may_sample``), else none; "synthetic" and a path must succeed.
+    built and sampled (and ``may_sample``), else none; "synthetic" and a path must succeed. ``keep`` says where sampled
+    statistics are kept for another run, and may have those of an earlier one.
     """
     wanted = config.calibration
     if wanted == "none":
@@ -121,7 +172,7 @@ def find_calibration(
     if (config.rounding == "nearest" or config.strategy == "none") and wanted == "auto":
         return Calibration(None, "none", "nearest rounding needs no activations: weights only.", wanted=False)
     if wanted == "synthetic":
-        return _synthetic(model_path, config, progress_callback)
+        return _synthetic(model_path, config, progress_callback, keep)
     if wanted != "auto":
         return _from_file(pathlib.Path(wanted), model_path)
     beside = _folder(model_path) / CALIBRATION_FILE
@@ -135,7 +186,7 @@ def find_calibration(
     if missing:
         return _weights_only(f"{', '.join(missing)} not installed, so the model cannot be run")
     try:
-        return _synthetic(model_path, config, progress_callback)
+        return _synthetic(model_path, config, progress_callback, keep)
     except (UnsupportedModelError, ModelNotFoundError) as error:
         return _weights_only(str(error))
     except ArrowQuantError as error:
@@ -169,8 +220,15 @@ def _synthetic(
     model_path: str | os.PathLike[str],
     config: DiffusionQuantConfig,
     progress_callback: Callable[[str, float], None] | None,
+    keep: SampledStatistics | None,
 ) -> Calibration:
+    found = keep.load() if keep is not None else None
+    if found is not None:
+        return Calibration(found, "synthetic", f"activations of {json.loads(found.facts)['description']}.")
     from arrow_quant_v2.torch.calibrate import sample_model
 
     collected = sample_model(model_path, config, progress_callback)
-    return Calibration(collected.statistics, "synthetic", f"activations of {collected.description}.")
+    statistics = collected.statistics
+    if keep is not None:
+        statistics = keep.save(statistics, collected.facts)
+    return Calibration(statistics, "synthetic", f"activations of {collected.description}.", sampled=True)

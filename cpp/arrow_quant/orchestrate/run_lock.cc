@@ -83,16 +83,21 @@ bool RunLock::TryLock() {
   return true;
 }
 
-RunLock::~RunLock() {
+RunLock::~RunLock() { Unlock(); }
+
+void RunLock::Unlock() noexcept {
   if (fd_ < 0) return;
   // A child that was forked meanwhile shares the lock, which closing alone would leave to it.
   if (held_) ::flock(fd_, LOCK_UN);
-  ::close(fd_);
+  ::close(std::exchange(fd_, -1));
 }
 
-void RunLock::RemoveWithDirectory() {
+void RunLock::Release() noexcept {
+  if (fd_ < 0) return;
+  // While it is held, so that no other run's file is removed.
   ::unlink(path_.c_str());
   ::rmdir(directory_.c_str());
+  Unlock();
 }
 
 }  // namespace arrow_quant

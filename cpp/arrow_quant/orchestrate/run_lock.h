@@ -17,11 +17,12 @@ class RunLock {
 
   // False where the file system knows no locks: a second run is then not noticed.
   bool held() const { return held_; }
-  // Removes the lock's file, and the directory if that was all in it.
-  void RemoveWithDirectory();
+  // Ends the lock and removes its file, and the directory if that was all in it.
+  void Release() noexcept;
 
  private:
   bool TryLock();
+  void Unlock() noexcept;
 
   std::filesystem::path directory_;
   std::filesystem::path path_;

@@ -69,13 +69,18 @@ void RemoveAllButWeights(const fs::path& directory) {
 StagingDirectory::StagingDirectory(const fs::path& target, bool overwrite)
     : target_(Checked(target, overwrite)),
       overwrite_(overwrite),
-      directory_(target_.parent_path() / ("." + target_.filename().string() + ".partial")),
+      directory_(PathFor(target_)),
       output_(directory_ / "output"),
       replaced_(directory_ / "replaced"),
       lock_(directory_),
       journal_(directory_) {
   RestoreReplaced();
   RefuseExisting(target_, overwrite_);
+}
+
+fs::path StagingDirectory::PathFor(const fs::path& target) {
+  const fs::path path = Normalized(target);
+  return path.parent_path() / ("." + path.filename().string() + ".partial");
 }
 
 StagingDirectory::~StagingDirectory() {
@@ -108,7 +113,8 @@ void StagingDirectory::Discard() noexcept {
   std::error_code ignored;
   journal_.Remove();
   fs::remove_all(output_, ignored);
-  lock_.RemoveWithDirectory();
+  fs::remove(directory_ / "statistics.parquet", ignored);
+  lock_.Release();
   ended_ = true;
 }
 

@@ -10,9 +10,13 @@ namespace arrow_quant {
 
 // The hidden directory ".<target>.partial" beside the target: one run's at a time. What becomes the target on Commit()
 // is in its sub-directory `output`, what lets another run continue in its journal. Without Commit() it stays when
-// there is something to continue from, and is removed otherwise.
+// there is something to continue from, and is removed otherwise. A caller may keep the statistics of a run that had to
+// be sampled in it as `statistics.parquet`; they go when it goes.
 class StagingDirectory {
  public:
+  // The hidden directory of a target.
+  static std::filesystem::path PathFor(const std::filesystem::path& target);
+
   // Throws Error kInvalidArgument when the target exists, is not empty and `overwrite` is false, or when it holds no
   // model that could be meant to be replaced, or when another run has this target; kIo.
   StagingDirectory(const std::filesystem::path& target, bool overwrite);
