@@ -364,7 +364,8 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 main.main()
 """
     line = [sys.executable, "-c", script, *command(tmp_path / "m", tmp_path / "q", "--bits", "8", "--threads", "1")[3:]]
-    run = subprocess.run(line, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # an arena of a thread reserves as much as the codes take
+    run = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 3, run.stderr
     assert "not enough memory" in run.stderr
     assert json.loads(run.stdout)["error"]["code"] == "resource"
