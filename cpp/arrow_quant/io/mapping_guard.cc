@@ -29,20 +29,21 @@ std::uintptr_t PageSize() {
   return size;
 }
 
-bool ReplaceByZeros(std::uintptr_t address) {
+bool ReplaceByZeros(void* where) {
+  const auto address = reinterpret_cast<std::uintptr_t>(where);
   for (Slot& slot : slots) {
     const std::uintptr_t end = slot.end.load();
     if (address >= end || address < slot.begin.load()) continue;
-    const std::uintptr_t page = address / PageSize() * PageSize();
+    const std::uintptr_t into_page = address % PageSize();
     slot.failed.store(true);
-    return mmap(reinterpret_cast<void*>(page), end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
-           MAP_FAILED;
+    return mmap(static_cast<std::byte*>(where) - into_page, end - (address - into_page), PROT_READ,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
   }
   return false;
 }
 
 void OnBusError(int, siginfo_t* info, void*) {
-  if (info->si_code > 0 && ReplaceByZeros(reinterpret_cast<std::uintptr_t>(info->si_addr))) return;
+  if (info->si_code > 0 && ReplaceByZeros(info->si_addr)) return;
   // The instruction runs again and meets the former handler.
   sigaction(SIGBUS, &previous_action, nullptr);
   if (info->si_code <= 0) raise(SIGBUS);

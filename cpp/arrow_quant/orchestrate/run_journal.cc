@@ -30,7 +30,7 @@ std::string NameOf(RunJournal::FileId id, const char* extension) {
 
 }  // namespace
 
-RunJournal::RunJournal(fs::path directory) : file_(directory / "run.json"), progress_(directory / "progress") {}
+RunJournal::RunJournal(const fs::path& directory) : file_(directory / "run.json"), progress_(directory / "progress") {}
 
 bool RunJournal::Continues(const std::string& key, bool overwrite, bool resume, const fs::path& output) const {
   const Json journal = ReadJournal(file_);

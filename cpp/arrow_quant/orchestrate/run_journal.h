@@ -22,7 +22,7 @@ class RunJournal {
     int file = 0;
   };
 
-  explicit RunJournal(std::filesystem::path directory);
+  explicit RunJournal(const std::filesystem::path& directory);
 
   // Whether a run is to continue what is here, where `overwrite` and `resume` are the run's options. A run that was
   // begun without `overwrite` is begun anew with it, as one of another key is. Throws Error kInvalidArgument where the

@@ -1,8 +1,8 @@
 #include "arrow_quant/orchestrate/staging_directory.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 
+#include <cstdio>
 #include <string>
 #include <system_error>
 #include <vector>
