@@ -127,6 +127,8 @@ void BindStatistics(nb::module_& m) {
       "Boundaries of `count` equally long time groups over [0, span], at most `steps` of them where that is not 0.");
   BindInput(m);
   nb::class_<StatisticsSource>(m, "StatisticsSource", "Where quantization finds activations.")
+      .def_prop_ro("sensitivity", &StatisticsSource::sensitivity,
+                   "What an error of the model in each time group does to the final sample; empty: not measured.")
       .def_prop_ro("boundaries", [](const StatisticsSource& s) { return s.time_groups().boundaries(); });
   nb::class_<ActivationStatistics, StatisticsSource>(m, "ActivationStatistics", "Statistics of a model in memory.")
       .def(
@@ -153,6 +155,7 @@ void BindStatistics(nb::module_& m) {
           },
           "input"_a, "rows"_a, "time"_a, "held_out"_a = false, "threads"_a = 0,
           "Add rows, float32 or bfloat16 [rows, channels], without a copy.")
+      .def("set_sensitivity", &ActivationStatistics::SetSensitivity, "sensitivity"_a)
       .def("merge", &ActivationStatistics::Merge, "other"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("input", &ActivationStatistics::input, "i"_a, nb::rv_policy::reference_internal)
       .def("layers", [](const ActivationStatistics& s) { return LayersOf(s.layers()); })
@@ -163,6 +166,18 @@ void BindStatistics(nb::module_& m) {
             WriteStatistics(s, facts, path);
           },
           "path"_a, "facts"_a = "{}", "Write one Parquet file; `facts` is a JSON object kept with it.");
+  nb::class_<StatisticsWriter>(m, "StatisticsWriter", "Writes statistics to one file, part by part.")
+      .def(
+          "__init__", [](StatisticsWriter* self, const std::string& path) { new (self) StatisticsWriter(path); },
+          "path"_a)
+      .def("append", &StatisticsWriter::Append, "part"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "close",
+          [](StatisticsWriter& w, const std::string& facts, const std::vector<double>& sensitivity) {
+            const nb::gil_scoped_release release;
+            w.Close(facts, sensitivity);
+          },
+          "facts"_a = "{}", "sensitivity"_a = std::vector<double>{}, "Make the file appear.");
   nb::class_<StatisticsFile, StatisticsSource>(m, "StatisticsFile", "Statistics in a file, read when asked for.")
       .def(
           "__init__", [](StatisticsFile* self, const std::string& path) { new (self) StatisticsFile(path); }, "path"_a)

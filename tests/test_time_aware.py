@@ -161,7 +161,7 @@ def test_the_report_tells_what_time_awareness_gains(result):
 def test_layers_without_time_aware_ranges_are_recorded(result):
     steps = {f["layer"]: f for f in result["fallbacks"] if f["from_method"] == "time_aware"}
     assert steps[NO_STATISTICS]["to_method"] == "dynamic"
-    assert "no statistics" in steps[NO_STATISTICS]["cause"]
+    assert "never reached" in steps[NO_STATISTICS]["cause"]
     shared = {layer["name"] for layer in result["layers"] if (layer["activations"] or {}).get("method") == "shared"}
     assert {name for name, f in steps.items() if f["to_method"] == "shared"} == shared
     assert all("held-out rows" in steps[name]["cause"] for name in shared)
@@ -355,7 +355,7 @@ def test_a_layer_takes_the_ranges_of_each_sample(quantized):
     for i, t in enumerate(times):
         with timestep(model, t):
             # The same integers, scaled and added in the same order.
-            torch.testing.assert_close(layer(x)[i], mixed[i], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(layer(x)[i], mixed[i], rtol=1e-5, atol=1e-5)
     with timestep(model, 990):
         assert (layer(x)[0] - mixed[0]).abs().max() > 1e-3
 

@@ -38,6 +38,7 @@ class Calibration:
     kind: str
     reason: str
     wanted: bool = True
+    owner: Any = None  # keeps what the statistics are read from
     sampled: bool = False
 
 
@@ -58,7 +59,9 @@ class SampledStatistics:
     ) -> None:
         self._output = os.fspath(output)
         self._path = pathlib.Path(core.staging_directory(self._output)) / "statistics.parquet"
-        self._options = {key: value for key, value in config.to_dict().items() if key != "num_threads"}
+        self._made_from = self._path.with_suffix(".json")  # written last
+        options = {key: value for key, value in config.to_dict().items() if key != "num_threads"}
+        self._options = json.loads(json.dumps(options))
         self._model_path = model_path
         self._lock: Any = None
 
@@ -71,20 +74,20 @@ class SampledStatistics:
 
     def load(self) -> Any:
         """Those of an earlier run of this model and configuration, or None."""
-        if not self._path.exists():
-            return None
         try:
+            if json.loads(self._made_from.read_text("utf-8")) != self._options:
+                return None
             statistics = core.StatisticsFile(os.fspath(self._path))
-        except ArrowQuantError as error:
-            _log.info("the model is sampled again: %s", error)
-            return None
-        facts = json.loads(statistics.facts)
-        same = facts.get("options") == self._options
-        return statistics if same and facts.get("model_fingerprint") == model_fingerprint(self._model_path) else None
+        except (OSError, ValueError, ArrowQuantError):
+            return None  # none, or not complete
+        of_this_model = json.loads(statistics.facts).get("model_fingerprint") == model_fingerprint(self._model_path)
+        return statistics if of_this_model else None
 
-    def save(self, statistics: Any, facts: dict[str, Any]) -> Any:
-        """Keep new ones; what a later run will load."""
-        statistics.save(os.fspath(self._path), json.dumps({**facts, "options": self._options}))
+    def save(self, collected: Any) -> Any:
+        """Keep new ones (see statistics_run.Collected); what a later run will load."""
+        self._made_from.unlink(missing_ok=True)
+        collected.save(self._path)
+        self._made_from.write_text(json.dumps(self._options), "utf-8")
         return core.StatisticsFile(os.fspath(self._path))
 
 
@@ -111,11 +114,11 @@ def model_fingerprint(model_path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> list[tuple[str, str]]:
-    """(component, tensor) of every layer that a run with ``config`` quantizes."""
+def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[tuple[str, str], int]:
+    """Bits of every (component, tensor) that a run with ``config`` quantizes."""
     options = {**config.to_dict(), "diffusion": False}
     plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
-    return [(layer["component"], layer["name"]) for layer in plan["layers"]]
+    return {(layer["component"], layer["name"]): layer["bits"] for layer in plan["layers"]}
 
 
 def load_statistics(path: str | os.PathLike[str], model_path: str | os.PathLike[str]) -> Any:
@@ -228,7 +231,6 @@ def _synthetic(
     from arrow_quant_v2.torch.calibrate import sample_model
 
     collected = sample_model(model_path, config, progress_callback)
-    statistics = collected.statistics
-    if keep is not None:
-        statistics = keep.save(statistics, collected.facts)
-    return Calibration(statistics, "synthetic", f"activations of {collected.description}.", sampled=True)
+    reason = f"activations of {collected.description}."
+    statistics = collected.statistics if keep is None else keep.save(collected)
+    return Calibration(statistics, "synthetic", reason, owner=collected, sampled=True)

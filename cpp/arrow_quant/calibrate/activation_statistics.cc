@@ -1,5 +1,8 @@
 #include "arrow_quant/calibrate/activation_statistics.h"
 
+#include <algorithm>
+#include <cmath>
+#include <string>
 #include <utility>
 
 #include "arrow_quant/base/error.h"
@@ -49,6 +52,20 @@ void ActivationStatistics::Merge(const ActivationStatistics& other) {
     throw Error(ErrorCode::kShapeMismatch, "statistics of different models or time groups cannot be merged");
   }
   for (int i = 0; i < size(); ++i) Mutable(i).Merge(other.input(i));
+}
+
+void ActivationStatistics::SetSensitivity(std::vector<double> sensitivity) {
+  CheckSensitivity(sensitivity, groups_);
+  sensitivity_ = std::move(sensitivity);
+}
+
+void CheckSensitivity(const std::vector<double>& sensitivity, const TimeGroups& groups) {
+  if (sensitivity.size() != static_cast<std::size_t>(groups.size())) {
+    throw Error(ErrorCode::kInvalidArgument, std::to_string(sensitivity.size()) + " sensitivities for " +
+                                                 std::to_string(groups.size()) + " time groups");
+  }
+  if (std::all_of(sensitivity.begin(), sensitivity.end(), [](double s) { return std::isfinite(s) && s >= 0; })) return;
+  throw Error(ErrorCode::kInvalidArgument, "a sensitivity is negative or not a number");
 }
 
 LayerInputs ActivationStatistics::Find(const LayerKey& layer) const {

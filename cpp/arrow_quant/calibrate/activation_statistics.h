@@ -26,7 +26,14 @@ class StatisticsSource {
   virtual const TimeGroups& time_groups() const = 0;
   // Empty when the samples never reached the layer. Thread-safe.
   virtual LayerInputs Find(const LayerKey& layer) const = 0;
+  // What a relative error of the model's output in each time group does to the final sample; empty: not measured.
+  virtual const std::vector<double>& sensitivity() const = 0;
+  // Whether second moments were kept for each time group, or only merged.
+  virtual bool keeps_groups() const = 0;
 };
+
+// One finite value of at least 0 per time group. Throws Error kInvalidArgument.
+void CheckSensitivity(const std::vector<double>& sensitivity, const TimeGroups& groups);
 
 // Statistics of a whole model in memory. Layers that read the same tensor share one input.
 class ActivationStatistics final : public StatisticsSource {
@@ -44,6 +51,10 @@ class ActivationStatistics final : public StatisticsSource {
 
   const TimeGroups& time_groups() const override { return groups_; }
   LayerInputs Find(const LayerKey& layer) const override;
+  const std::vector<double>& sensitivity() const override { return sensitivity_; }
+  bool keeps_groups() const override { return options_.keep_groups; }
+  // One value of at least 0 per time group. Throws Error kInvalidArgument.
+  void SetSensitivity(std::vector<double> sensitivity);
 
   const InputStatistics& input(int i) const;
   int size() const { return static_cast<int>(inputs_.size()); }
@@ -57,6 +68,7 @@ class ActivationStatistics final : public StatisticsSource {
   StatisticsOptions options_;
   std::vector<std::shared_ptr<InputStatistics>> inputs_;
   std::map<LayerKey, std::vector<int>> layers_;
+  std::vector<double> sensitivity_;
 };
 
 }  // namespace arrow_quant

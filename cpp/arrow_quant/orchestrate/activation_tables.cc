@@ -25,7 +25,18 @@ void SplitRows(const AlignedVector<float>& rows, std::int64_t columns, InputSamp
   }
 }
 
-GroupSample SampleOf(const LayerInputs& inputs, int group) {
+// As if the input's columns had been multiplied by `scales`, which are positive; empty: by nothing.
+void ScaleColumns(std::span<const float> scales, InputSample& sample) {
+  if (scales.empty()) return;
+  for (AlignedVector<float>* rows : {&sample.fit_rows, &sample.judge_rows}) {
+    for (std::size_t i = 0; i < rows->size(); ++i) (*rows)[i] *= scales[i % scales.size()];
+  }
+  for (std::vector<float>* extremes : {&sample.min, &sample.max}) {
+    for (std::size_t c = 0; c < extremes->size(); ++c) (*extremes)[c] *= scales[c];
+  }
+}
+
+GroupSample SampleOf(const LayerInputs& inputs, std::span<const float> column_scales, int group) {
   GroupSample samples;
   for (const auto& input : inputs) {
     InputSample sample;
@@ -35,6 +46,7 @@ GroupSample SampleOf(const LayerInputs& inputs, int group) {
     }
     sample.count = input->count(group);
     SplitRows(input->held_out(group), input->channels(), sample);
+    ScaleColumns(column_scales, sample);
     samples.push_back(std::move(sample));
   }
   return samples;
@@ -70,11 +82,12 @@ TimeGroups GroupsFor(const LayerInputs& inputs, const TimeGroups& seen, const Ac
   return SegmentTimes(timesteps, seen, count);
 }
 
-std::vector<GroupSample> SamplesIn(const TimeGroups& groups, const TimeGroups& seen, const LayerInputs& inputs) {
+std::vector<GroupSample> SamplesIn(const TimeGroups& groups, const TimeGroups& seen, const LayerInputs& inputs,
+                                   std::span<const float> column_scales) {
   std::vector<std::vector<GroupSample>> members(static_cast<std::size_t>(groups.size()));
   for (int g = 0; g < seen.size(); ++g) {
     members[static_cast<std::size_t>(groups.Of(seen.boundaries()[static_cast<std::size_t>(g)]))].push_back(
-        SampleOf(inputs, g));
+        SampleOf(inputs, column_scales, g));
   }
   std::vector<GroupSample> samples;
   for (const auto& member : members) samples.push_back(MergeSamples(member));
@@ -194,10 +207,10 @@ InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std
 }
 
 ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
-                                      const TimeGroups& seen_groups, const InputLayout& layout,
-                                      const ActivationOptions& options, bool time_aware) {
+                                      std::span<const float> column_scales, const TimeGroups& seen_groups,
+                                      const InputLayout& layout, const ActivationOptions& options, bool time_aware) {
   const TimeGroups groups = GroupsFor(inputs, seen_groups, options, time_aware);
-  const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs);
+  const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs, column_scales);
   double energy = 0;
   for (const GroupSample& sample : samples) energy += CountOf(sample) * OutputEnergyOf(sample, layout, weight);
   Candidate shared = Shared(samples, groups, layout, options, weight);

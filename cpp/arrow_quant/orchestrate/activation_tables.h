@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "arrow_quant/base/matrix_view.h"
@@ -23,10 +24,11 @@ InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std
 
 // Ranges for the input of a layer with the quantized weight [rows, cols]: per time group and block of channels, or one
 // for all times and channels where that is asked for (not `time_aware`, or one group) or no worse on held-out rows.
-// `inputs` must fit the weight.
+// `inputs` must fit the weight. `column_scales` [cols] is what the layer multiplies its input by before it becomes
+// codes, and `weight` what it multiplies those by; empty: the input itself.
 ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
-                                      const TimeGroups& seen_groups, const InputLayout& layout,
-                                      const ActivationOptions& options, bool time_aware);
+                                      std::span<const float> column_scales, const TimeGroups& seen_groups,
+                                      const InputLayout& layout, const ActivationOptions& options, bool time_aware);
 
 // What the JSON column of the older layout can say about a table: the whole range of each group.
 std::string TimeAwareJson(const ActivationTable& table);

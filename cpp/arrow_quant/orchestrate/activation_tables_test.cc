@@ -39,7 +39,7 @@ LayerInputs MakeInputs(const std::vector<float>& loudness, float held_out = 1) {
 ActivationOutcome Make(const LayerInputs& inputs, ActivationOptions options, bool time_aware = true) {
   const AlignedVector<float> weight = Normal(kOutputs * kChannels, 99);
   const TimeGroups seen = TimeGroups::Uniform(1000, inputs.front()->options().groups);
-  return MakeActivationTable({weight.data(), kOutputs, kChannels}, inputs, seen, {1, kChannels, 1}, options,
+  return MakeActivationTable({weight.data(), kOutputs, kChannels}, inputs, {}, seen, {1, kChannels, 1}, options,
                              time_aware);
 }
 
@@ -55,6 +55,26 @@ TEST(ActivationTables, TheNoisierHalfHasWideBlocks) {
   EXPECT_LT(made.report.error, made.report.shared_error);
   EXPECT_DOUBLE_EQ(made.report.bits_per_weight, 32.0 * 16 / (kOutputs * kChannels));
   EXPECT_EQ(made.report.ranges.size(), 4U);
+}
+
+TEST(ActivationTables, ScaledColumnsAreSeenAsTheLayerScalesThem) {
+  const AlignedVector<float> weight = Normal(kOutputs * kChannels, 99);
+  const LayerInputs inputs = MakeInputs({1, 2});
+  std::vector<float> scales(kChannels, 1.0F);
+  for (std::size_t c = 0; c < 32; ++c) scales[c] = 0.25F;
+  const auto make = [&](std::span<const float> column_scales) {
+    const ActivationOptions options{.time_groups = 2, .block_early = 32, .block_late = 32, .range = "min_max"};
+    return MakeActivationTable({weight.data(), kOutputs, kChannels}, inputs, column_scales,
+                               TimeGroups::Uniform(1000, 2), {1, kChannels, 1}, options, true)
+        .table;
+  };
+  const ActivationTable plain = make({});
+  const ActivationTable scaled = make(scales);
+  ASSERT_EQ(scaled.scales.size(), plain.scales.size());
+  for (std::size_t i = 0; i < plain.scales.size(); ++i) {
+    EXPECT_FLOAT_EQ(scaled.scales[i], plain.scales[i] * (i % 3 == 0 ? 0.25F : 1.0F)) << i;
+    EXPECT_FLOAT_EQ(scaled.zero_points[i], plain.zero_points[i]) << i;
+  }
 }
 
 TEST(ActivationTables, OneGroupIsOneRange) {

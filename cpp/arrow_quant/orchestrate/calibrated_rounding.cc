@@ -68,7 +68,17 @@ CalibratedRounding RoundOnGrid(MatrixView<const float> weight, const LayerInputs
 
 }  // namespace
 
-double RelativeError(const OutputSums& sums) { return sums.ww > 0 ? sums.ee / sums.ww : sums.ee > 0 ? 1 : 0; }
+double RelativeError(const OutputQuality& quality, const std::vector<double>& time_weights) {
+  OutputSums sums = quality.total;
+  if (quality.held_out && time_weights.size() == quality.groups.size()) {
+    sums = {};
+    for (std::size_t g = 0; g < time_weights.size(); ++g) {
+      sums.ww += time_weights[g] * quality.groups[g].ww;
+      sums.ee += time_weights[g] * quality.groups[g].ee;
+    }
+  }
+  return sums.ww > 0 ? sums.ee / sums.ww : sums.ee > 0 ? 1 : 0;
+}
 
 std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t cols) {
   if (inputs.empty()) return "no activations: the samples never reached this layer";
@@ -131,7 +141,8 @@ CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerIn
   std::size_t best = 0;
   double best_error = 0;
   for (std::size_t i = 0; candidates.size() > 1 && i < candidates.size(); ++i) {
-    const double error = RoundOnGrid(weight, inputs, time_weights, with(candidates[i], 0), stop).quality.total.ee;
+    const CalibratedRounding tried = RoundOnGrid(weight, inputs, time_weights, with(candidates[i], 0), stop);
+    const double error = RelativeError(tried.quality, time_weights);
     if (i == 0 || error < best_error) best = i, best_error = error;
   }
   return RoundOnGrid(weight, inputs, time_weights, with(candidates[best], options.rounds), stop);

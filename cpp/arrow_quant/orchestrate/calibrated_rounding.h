@@ -30,8 +30,9 @@ struct CalibratedRounding {
   bool diagonal = false;  // the second moment was of no use but for its diagonal
 };
 
-// Relative output error ee / ww; 0 when nothing is lost.
-double RelativeError(const OutputSums& sums);
+// Relative output error ee / ww, each time group counting as it does in the second moment (empty: alike); 0 when
+// nothing is lost. What ways to round are compared by.
+double RelativeError(const OutputQuality& quality, const std::vector<double>& time_weights);
 
 // Empty when the statistics fit a weight [rows, cols], else a sentence that says why not.
 std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t cols);

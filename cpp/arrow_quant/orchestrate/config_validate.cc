@@ -78,6 +78,15 @@ void CheckPatterns(const ConfigField& field, const LayerBitWidths& widths) {
   }
 }
 
+void CheckObjective(const DiffusionQuantConfig& config) {
+  const auto* word = std::get_if<std::string>(&config.time_weighting);
+  if (config.objective != "detail" || (word != nullptr && *word == "uniform")) return;
+  throw Error(ErrorCode::kConfiguration,
+              "objective is detail, but time_weighting is " + (word != nullptr ? *word : std::string("a list")) +
+                  ", which weights time groups in another way",
+              {.remedy = "Set one of the two: objective to trajectory, or time_weighting to uniform."});
+}
+
 void CheckTimeWeights(const DiffusionQuantConfig& config) {
   const auto* weights = std::get_if<std::vector<double>>(&config.time_weighting);
   if (weights == nullptr) return;
@@ -99,6 +108,7 @@ bool AnyLayerHasTwoBits(const DiffusionQuantConfig& config) {
 }
 
 void CheckCombinations(const DiffusionQuantConfig& config) {
+  CheckObjective(config);
   CheckTimeWeights(config);
   if (config.rounding == "ldlq" && config.calibration == "none") {
     throw Error(ErrorCode::kConfiguration, "rounding is ldlq, which needs activations, but calibration is none",

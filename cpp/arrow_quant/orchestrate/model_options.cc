@@ -108,6 +108,21 @@ void ReadActivations(const Json& json, ActivationOptions& options) {
   }
 }
 
+void ReadTimeWeights(const Json& json, TimeWeightOptions& options) {
+  std::string objective = "trajectory";
+  ReadWord(json, "objective", {"trajectory", "detail"}, objective);
+  options.detail = objective == "detail";
+  const auto it = json.find("time_weighting");
+  if (it == json.end() || it->is_null()) return;
+  if (it->is_array()) {
+    ReadValue("time_weighting", *it, options.given);
+    return;
+  }
+  std::string weighting;
+  ReadWord(json, "time_weighting", {"uniform", "sensitivity"}, weighting);
+  options.sensitivity = weighting == "sensitivity";
+}
+
 // What a key may ask for in this version; anything else is refused rather than ignored.
 struct Supported {
   const char* key;
@@ -116,9 +131,8 @@ struct Supported {
 
 const std::vector<Supported>& SupportedValues() {
   static const std::vector<Supported> table = {
-      {"time_weighting", {"uniform"}},     {"objective", {"trajectory"}},   {"strategy_spatial", {"auto", "never"}},
-      {"equalization", {"auto", "none"}},  {"smoothing", {"auto", "none"}}, {"hadamard", {"auto", "none"}},
-      {"enable_mixed_precision", {false}},
+      {"strategy_spatial", {"auto", "never"}}, {"equalization", {"auto", "none"}},  {"smoothing", {"auto", "none"}},
+      {"hadamard", {"auto", "none"}},          {"enable_mixed_precision", {false}},
   };
   return table;
 }
@@ -194,6 +208,7 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   ReadOptional(json, "variant", options.variant);
   ReadNames(json, options);
   ReadActivations(json, options.activations);
+  ReadTimeWeights(json, options.time_weights);
   RefuseUnsupported(json);
   ReadLayerRules(json, options);
   CheckBaseOptions({.bits = options.bit_width, .group_size = options.group_size});

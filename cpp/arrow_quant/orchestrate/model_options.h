@@ -27,6 +27,13 @@ struct ActivationOptions {
   std::string range = "auto";                // "min_max", "percentile", "mse"
 };
 
+// How much each time group counts in the second moments that weights are rounded by.
+struct TimeWeightOptions {
+  bool sensitivity = false;   // by what was measured
+  std::vector<double> given;  // one per time group; empty: not given
+  bool detail = false;        // favour the least noisy groups
+};
+
 // How one model is quantized.
 struct ModelOptions {
   int bit_width = 4;
@@ -47,6 +54,7 @@ struct ModelOptions {
   bool fail_fast = false;   // raise at the first layer that misses it
   OnNonFinite on_nonfinite = OnNonFinite::kError;
   ActivationOptions activations;
+  TimeWeightOptions time_weights;
   int num_threads = 0;  // 0: all CPUs of this process
   bool overwrite = false;
   bool resume = true;  // continue an interrupted run of the same options and source; false: begin anew

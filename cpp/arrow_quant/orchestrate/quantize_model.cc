@@ -13,6 +13,7 @@
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/name_pattern.h"
+#include "arrow_quant/calibrate/time_weights.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
@@ -33,6 +34,7 @@ struct Resolved {
   std::vector<std::vector<TensorPlan>> plans;  // per component, per tensor
   ModelResult result;
   Strategy strategy;
+  ModelCalibration calibration;  // with time weights
   std::int64_t weights_to_quantize = 0;
 };
 
@@ -84,6 +86,33 @@ Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions&
   Strategy strategy = ChooseStrategy(modality, config, have_activations);
   strategy.time_aware = false;  // gains and biases per time group are not made in this version
   return strategy;
+}
+
+// How much each time group counts, from what the configuration asks for. Throws Error kConfiguration where the
+// statistics cannot serve it.
+std::vector<double> TimeWeightsOf(const TimeWeightOptions& options, const StatisticsSource& statistics) {
+  const int groups = statistics.time_groups().size();
+  if (!options.given.empty() && options.given.size() != static_cast<std::size_t>(groups)) {
+    throw Error(ErrorCode::kConfiguration,
+                "time_weighting has " + std::to_string(options.given.size()) + " values, and the statistics " +
+                    std::to_string(groups) + " time groups",
+                {.remedy = "Give one value for each, or calibrate again with this configuration."});
+  }
+  if (!options.given.empty()) return options.given;
+  if (options.detail) return DetailWeights(groups);
+  if (!options.sensitivity) return {};
+  if (!statistics.sensitivity().empty()) return SensitivityWeights(statistics.sensitivity());
+  throw Error(
+      ErrorCode::kConfiguration, "time_weighting is sensitivity, which these statistics do not hold",
+      {.remedy = "Calibrate again with time_weighting sensitivity on the model's own sampling, or use uniform."});
+}
+
+void AddTimeWeights(const ModelOptions& options, Resolved& r) {
+  if (r.calibration.statistics == nullptr) return;
+  r.calibration.time_weights = TimeWeightsOf(options.time_weights, *r.calibration.statistics);
+  if (r.calibration.time_weights.empty() || r.calibration.statistics->keeps_groups()) return;
+  r.result.warnings.push_back(
+      "time groups count alike: the second moments of this model were too large to be kept for each time group");
 }
 
 void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& options,
@@ -143,6 +172,8 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
     r.result.modality_reason = decision.reason;
   }
   AddStrategy(modality, options, calibration, r);
+  r.calibration = calibration;
+  AddTimeWeights(options, r);
   const KeepList keep({.keep_patterns = options.keep_patterns,
                        .quantize_patterns = options.quantize_patterns,
                        .transposed_patterns = options.transposed_patterns});
@@ -305,7 +336,7 @@ bool EndsAgain(ErrorCode code) {
 }
 
 void QuantizeComponents(Resolved& r, const ModelOptions& options, const ProgressFunction& progress,
-                        const std::stop_token& stop, const ModelCalibration& calibration, StagingDirectory& staging) {
+                        const std::stop_token& stop, StagingDirectory& staging) {
   const bool spool = CheckFreeSpace(r, options, staging);
   if (!spool) {
     r.result.warnings.push_back(
@@ -318,7 +349,7 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const SourceComponent& component = r.source.components[c];
     ComponentRun run(component, staging.path() / component.directory, r.result.modality,
-                     {options, r.strategy, calibration}, {staging.journal(), c, spool});
+                     {options, r.strategy, r.calibration}, {staging.journal(), c, spool});
     ComponentResult part = run.Run(
         r.plans[c],
         [&](const std::string& name, std::int64_t done) {
@@ -375,9 +406,9 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   if (!staging.locked()) {
     r.result.warnings.push_back("the output's file system knows no locks: a second run on it would not be noticed");
   }
-  staging.Begin(RunKey(r.source, options, calibration), options.resume);
+  staging.Begin(RunKey(r.source, options, r.calibration), options.resume);
   try {
-    WithSystemErrors(output, [&] { QuantizeComponents(r, options, progress, stop, calibration, staging); });
+    WithSystemErrors(output, [&] { QuantizeComponents(r, options, progress, stop, staging); });
   } catch (const Error& error) {
     const bool changed = SourceChanged(r.source);
     if (changed || EndsAgain(error.code())) staging.Discard();

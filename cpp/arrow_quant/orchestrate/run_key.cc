@@ -21,11 +21,16 @@ Json ActivationOptionsJson(const ActivationOptions& options) {
           {"activation_range", range}};
 }
 
+Json TimeWeightsJson(const TimeWeightOptions& options) {
+  const auto& [sensitivity, given, detail] = options;
+  return {{"sensitivity", sensitivity}, {"given", given}, {"detail", detail}};
+}
+
 // The structured binding names every option, so that one that is added later has to be thought of here.
 Json OptionsJson(const ModelOptions& options) {
   const auto& [bit_width, group_size, strategy, rounding, grid, fit, order, rounds, column_scales, dampening, diffusion,
-               modality, min_accuracy, fallback, fail_fast, on_nonfinite, activations, num_threads, overwrite, resume,
-               layer_bit_widths, keep, quantize, transposed, components, variant] = options;
+               modality, min_accuracy, fallback, fail_fast, on_nonfinite, activations, time_weights, num_threads,
+               overwrite, resume, layer_bit_widths, keep, quantize, transposed, components, variant] = options;
   Json json = {{"bit_width", bit_width},
                {"group_size", group_size},
                {"strategy", strategy},
@@ -49,6 +54,7 @@ Json OptionsJson(const ModelOptions& options) {
                {"components", components},
                {"variant", variant ? Json(*variant) : Json(nullptr)}};
   json.update(ActivationOptionsJson(activations));
+  json["time_weighting"] = TimeWeightsJson(time_weights);
   return json;
 }
 
@@ -93,6 +99,7 @@ void AddInput(const InputStatistics& input, Hash& hash) {
 std::string ActivationsFingerprint(const ActivationStatistics& statistics) {
   Hash hash;
   for (const double boundary : statistics.time_groups().boundaries()) hash.AddNumber(boundary);
+  for (const double sensitivity : statistics.sensitivity()) hash.AddNumber(sensitivity);
   for (int i = 0; i < statistics.size(); ++i) AddInput(statistics.input(i), hash);
   for (const auto& [layer, inputs] : statistics.layers()) {
     hash.Add(layer.first);

@@ -113,7 +113,7 @@ void StagingDirectory::Discard() noexcept {
   std::error_code ignored;
   journal_.Remove();
   fs::remove_all(output_, ignored);
-  fs::remove(directory_ / "statistics.parquet", ignored);
+  for (const char* name : {"statistics.json", "statistics.parquet"}) fs::remove(directory_ / name, ignored);
   lock_.Release();
   ended_ = true;
 }

@@ -11,7 +11,7 @@ namespace arrow_quant {
 // The hidden directory ".<target>.partial" beside the target: one run's at a time. What becomes the target on Commit()
 // is in its sub-directory `output`, what lets another run continue in its journal. Without Commit() it stays when
 // there is something to continue from, and is removed otherwise. A caller may keep the statistics of a run that had to
-// be sampled in it as `statistics.parquet`; they go when it goes.
+// be sampled in it as `statistics.parquet` and `.json`; they go when it goes.
 class StagingDirectory {
  public:
   // The hidden directory of a target.

@@ -159,26 +159,63 @@ InputStatistics FromRecord(ArrayRecord record, std::int64_t channels, const Stat
 
 }  // namespace
 
+class StatisticsWriter::Impl {
+ public:
+  explicit Impl(const std::filesystem::path& path) : writer_(path) {}
+
+  void Append(const ActivationStatistics& part) {
+    if (json_.empty()) {
+      Begin(part);
+    } else if (json_["boundaries"] != Json(part.time_groups().boundaries()) ||
+               json_["keep_groups"] != part.options().keep_groups) {
+      throw Error(ErrorCode::kShapeMismatch, "statistics of different time groups cannot go into one file");
+    }
+    const std::size_t before = json_["channels"].size();
+    for (int i = 0; i < part.size(); ++i) {
+      json_["channels"].push_back(part.input(i).channels());
+      writer_.Append(ToRecord(part.input(i)));
+    }
+    for (const auto& [layer, inputs] : part.layers()) {
+      Json numbers = Json::array();
+      for (const int input : inputs) numbers.push_back(before + static_cast<std::size_t>(input));
+      json_["layers"].push_back({{"component", layer.first}, {"name", layer.second}, {"inputs", std::move(numbers)}});
+    }
+  }
+
+  void Close(std::string_view facts, const std::vector<double>& sensitivity) {
+    if (json_.empty()) throw Error(ErrorCode::kInvalidArgument, "there are no statistics to write");
+    json_["facts"] = Json::parse(facts, nullptr, false);
+    if (!json_["facts"].is_object()) throw Error(ErrorCode::kInvalidArgument, "the facts are not a JSON object");
+    if (!sensitivity.empty()) json_["sensitivity"] = sensitivity;
+    writer_.Close(json_.dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
+
+ private:
+  void Begin(const ActivationStatistics& part) {
+    json_["format"] = kFormatVersion;
+    json_["boundaries"] = part.time_groups().boundaries();
+    json_["keep_groups"] = part.options().keep_groups;
+    json_["held_out_rows"] = part.options().held_out_rows;
+    json_["channels"] = Json::array();
+    json_["layers"] = Json::array();
+  }
+
+  ArrayFileWriter writer_;
+  Json json_;
+};
+
+StatisticsWriter::StatisticsWriter(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+StatisticsWriter::~StatisticsWriter() = default;
+void StatisticsWriter::Append(const ActivationStatistics& part) { impl_->Append(part); }
+void StatisticsWriter::Close(std::string_view facts, const std::vector<double>& sensitivity) {
+  impl_->Close(facts, sensitivity);
+}
+
 void WriteStatistics(const ActivationStatistics& statistics, std::string_view facts,
                      const std::filesystem::path& path) {
-  Json json;
-  json["format"] = kFormatVersion;
-  json["facts"] = Json::parse(facts, nullptr, false);
-  if (!json["facts"].is_object()) throw Error(ErrorCode::kInvalidArgument, "the facts are not a JSON object");
-  json["boundaries"] = statistics.time_groups().boundaries();
-  json["keep_groups"] = statistics.options().keep_groups;
-  json["held_out_rows"] = statistics.options().held_out_rows;
-  json["channels"] = Json::array();
-  json["layers"] = Json::array();
-  ArrayFileWriter writer(path);
-  for (int i = 0; i < statistics.size(); ++i) {
-    json["channels"].push_back(statistics.input(i).channels());
-    writer.Append(ToRecord(statistics.input(i)));
-  }
-  for (const auto& [layer, inputs] : statistics.layers()) {
-    json["layers"].push_back({{"component", layer.first}, {"name", layer.second}, {"inputs", inputs}});
-  }
-  writer.Close(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  StatisticsWriter writer(path);
+  writer.Append(statistics);
+  writer.Close(facts, statistics.sensitivity());
 }
 
 StatisticsFile::StatisticsFile(const std::filesystem::path& path) : name_(path.string()), reader_(path) {
@@ -195,8 +232,15 @@ StatisticsFile::StatisticsFile(const std::filesystem::path& path) : name_(path.s
           layer.at("inputs").get<std::vector<int>>();
     }
     facts_ = json.at("facts").dump();
+    if (json.contains("sensitivity")) {
+      sensitivity_ = json.at("sensitivity").get<std::vector<double>>();
+      CheckSensitivity(sensitivity_, groups_);
+    }
   } catch (const Json::exception& e) {
     ThrowCorrupt(name_, std::string("its description is malformed: ") + e.what());
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kCorruptFile) throw;
+    ThrowCorrupt(name_, std::string("its description is malformed: ") + e.message());
   }
   if (channels_.size() != static_cast<std::size_t>(reader_.size())) ThrowCorrupt(name_, "inputs are missing");
   for (const auto& [layer, inputs] : layers_) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "arrow_quant/calibrate/activation_statistics.h"
 #include "arrow_quant/io/parquet/array_file.h"
@@ -15,7 +16,26 @@ namespace arrow_quant {
 
 // Writes activation statistics to one Parquet file: a row group per input (upper triangles of the second moments,
 // moments per channel and timestep, held-out rows), and as JSON the layers, the time groups and `facts`, an object of
-// the caller's (fingerprints of model and samples). Throws Error kIo, kInvalidArgument.
+// the caller's (fingerprints of model and samples). Layers may come part by part, so that not all inputs are in memory
+// at once.
+class StatisticsWriter {
+ public:
+  // Throws Error kIo.
+  explicit StatisticsWriter(const std::filesystem::path& path);
+  ~StatisticsWriter();
+
+  // Inputs and layers after those that came before. Throws Error kIo, kShapeMismatch for other time groups or other
+  // options than those of the first part.
+  void Append(const ActivationStatistics& part);
+  // Makes the file appear. Throws Error kIo, kInvalidArgument where `facts` is no JSON object or no part came.
+  void Close(std::string_view facts, const std::vector<double>& sensitivity = {});
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// All at once.
 void WriteStatistics(const ActivationStatistics& statistics, std::string_view facts, const std::filesystem::path& path);
 
 // Statistics in such a file, read input by input when a layer asks for them.
@@ -26,6 +46,8 @@ class StatisticsFile final : public StatisticsSource {
 
   const TimeGroups& time_groups() const override { return groups_; }
   LayerInputs Find(const LayerKey& layer) const override;
+  const std::vector<double>& sensitivity() const override { return sensitivity_; }
+  bool keeps_groups() const override { return options_.keep_groups; }
   const std::map<LayerKey, std::vector<int>>& layers() const { return layers_; }
   // The caller's object, as JSON text.
   const std::string& facts() const { return facts_; }
@@ -44,6 +66,7 @@ class StatisticsFile final : public StatisticsSource {
   std::vector<std::int64_t> channels_;
   std::map<LayerKey, std::vector<int>> layers_;
   std::string facts_;
+  std::vector<double> sensitivity_;
   mutable std::mutex mutex_;
   mutable std::unordered_map<int, std::weak_ptr<const InputStatistics>> loaded_;
   mutable std::deque<std::shared_ptr<const InputStatistics>> recent_;  // layers that share an input follow each other

@@ -22,6 +22,7 @@ ActivationStatistics Example(bool keep_groups) {
   s.Update(a, {rows.data(), DType::kF32, 2, 3}, 900, false, 1);
   s.Update(a, {rows.data(), DType::kF32, 3, 3}, 900, true, 1);
   s.Update(b, {rows.data(), DType::kF32, 4, 2}, 400, false, 1);
+  s.SetSensitivity({0, 0.25, 3});
   return s;
 }
 
@@ -35,6 +36,8 @@ TEST_P(StatisticsFileTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(file.facts(), R"({"model":"x"})");
   EXPECT_EQ(file.time_groups().boundaries(), s.time_groups().boundaries());
   EXPECT_EQ(file.layers(), s.layers());
+  EXPECT_EQ(file.sensitivity(), (std::vector<double>{0, 0.25, 3}));
+  EXPECT_EQ(file.keeps_groups(), GetParam());
   ASSERT_EQ(file.size(), 2);
   const LayerInputs found = file.Find({"unet", "conv.weight"});
   ASSERT_EQ(found.size(), 2U);
@@ -69,6 +72,32 @@ TEST(StatisticsFile, SameBytesTwice) {
   EXPECT_TRUE(std::equal(std::istreambuf_iterator<char>(a), {}, std::istreambuf_iterator<char>(b), {}));
 }
 
+TEST(StatisticsFile, PartsAreAsTheWhole) {
+  const TestDirectory directory;
+  const std::vector<float> rows = {1, 2, 3, -4, 5.5F, 6};
+  const auto part = [&](const std::string& layer, float scale) {
+    ActivationStatistics s(TimeGroups::Uniform(1000, 3), true, 4, 9);
+    AlignedVector<float> scaled(rows.begin(), rows.end());
+    for (float& x : scaled) x *= scale;
+    s.MapLayer({"", layer}, {s.AddInput(3)});
+    s.Update(0, {scaled.data(), DType::kF32, 2, 3}, 20, false, 1);
+    return s;
+  };
+  StatisticsWriter writer(directory.path() / "a.parquet");
+  writer.Append(part("a.weight", 1));
+  writer.Append(part("b.weight", 2));
+  EXPECT_THROW(writer.Append(ActivationStatistics(TimeGroups::Uniform(1000, 2), true, 4, 9)), Error);
+  writer.Close("{}");
+  const StatisticsFile file(directory.path() / "a.parquet");
+  ASSERT_EQ(file.size(), 2);
+  const auto loudness = [&](const char* layer) {
+    const LayerInputs inputs = file.Find({"", layer});
+    EXPECT_EQ(inputs.size(), 1U);
+    return inputs.front()->SecondMoment()[0];
+  };
+  EXPECT_FLOAT_EQ(loudness("b.weight"), 4 * loudness("a.weight"));
+}
+
 TEST(StatisticsFile, NamesWhatIsWrong) {
   const TestDirectory directory;
   const auto code = [](const std::filesystem::path& path) {
@@ -93,6 +122,12 @@ TEST(StatisticsFile, NamesWhatIsWrong) {
                      "layers":[{"component":"","name":"q","inputs":[0]}],"facts":{}})");
   }
   EXPECT_EQ(code(directory.path() / "layer.parquet"), ErrorCode::kCorruptFile);
+  {
+    ArrayFileWriter writer(directory.path() / "sensitivity.parquet");
+    writer.Close(R"({"format":1,"boundaries":[0,1],"keep_groups":true,"held_out_rows":0,"channels":[],
+                     "layers":[],"facts":{},"sensitivity":[-1]})");
+  }
+  EXPECT_EQ(code(directory.path() / "sensitivity.parquet"), ErrorCode::kCorruptFile);
 }
 
 }  // namespace

@@ -63,6 +63,15 @@ struct TensorView {
 
 using Progress = std::function<void(std::int64_t)>;
 
+// What codes are multiplied by where the column scales are applied to the input.
+AlignedVector<float> WithoutColumnScales(const QuantizedMatrix& matrix) {
+  AlignedVector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
+  DequantizeRows(matrix, 0, matrix.rows, values.data());
+  const std::vector<float>& scales = matrix.column_scales;
+  for (std::size_t i = 0; !scales.empty() && i < values.size(); ++i) values[i] /= scales[i % scales.size()];
+  return values;
+}
+
 // To the nearest values of min-max or fitted grids, block of rows by block.
 Attempt RoundToNearest(const TensorView& tensor, int bits, GridFit fit, const ModelOptions& options,
                        const Progress& progress, const std::stop_token& stop) {
@@ -121,12 +130,12 @@ class TensorRun {
   std::string FindActivations(const LayerKey& layer, TensorReport& report) {
     inputs_ = context_.calibration.statistics->Find(layer);
     for (const auto& input : inputs_) report.non_finite_rows += input->non_finite_rows();
-    std::string unfit = Unfit(inputs_, view_.matrix.rows, view_.matrix.cols);
-    if (!unfit.empty()) {
+    unfit_ = Unfit(inputs_, view_.matrix.rows, view_.matrix.cols);
+    if (!unfit_.empty()) {
       inputs_.clear();
       fit_ = context_.options.fit == "fitted" ? GridFit::kFitted : GridFit::kMinMax;
     }
-    return unfit;
+    return unfit_;
   }
 
   Attempt Try(int bits, TensorReport& report) {
@@ -148,19 +157,14 @@ class TensorRun {
     const bool wanted = context_.strategy.time_aware_activations;
     const char* from = wanted ? "time_aware" : "shared";
     if (inputs_.empty()) {
-      AddActivationStep(from, "dynamic", "there are no statistics of its input", report);
+      AddActivationStep(from, "dynamic", unfit_, report);
       return {};
     }
-    if (!matrix.column_scales.empty()) {
-      AddActivationStep(from, "dynamic", "its columns are scaled, and ranges are of the input itself", report);
-      return {};
-    }
-    AlignedVector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
-    DequantizeRows(matrix, 0, matrix.rows, values.data());
+    const AlignedVector<float> values = WithoutColumnScales(matrix);
     const InputLayout layout = InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size()));
-    ActivationOutcome outcome = MakeActivationTable({values.data(), matrix.rows, matrix.cols}, inputs_,
-                                                    context_.calibration.statistics->time_groups(), layout,
-                                                    context_.options.activations, wanted);
+    ActivationOutcome outcome = MakeActivationTable(
+        {values.data(), matrix.rows, matrix.cols}, inputs_, matrix.column_scales,
+        context_.calibration.statistics->time_groups(), layout, context_.options.activations, wanted);
     report.activations = std::move(outcome.report);
     if (!outcome.fallback_cause.empty()) AddActivationStep(from, "shared", outcome.fallback_cause, report);
     return std::move(outcome.table);
@@ -199,8 +203,9 @@ class TensorRun {
 
   // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
   Attempt Better(Attempt nearest, CalibratedRounding rounded, TensorReport& report) const {
-    const double feedback_error = RelativeError(rounded.quality.total);
-    const double nearest_error = RelativeError(nearest.quality->total);
+    const std::vector<double>& time_weights = context_.calibration.time_weights;
+    const double feedback_error = RelativeError(rounded.quality, time_weights);
+    const double nearest_error = RelativeError(*nearest.quality, time_weights);
     if (nearest_error < kClearlyBetter * feedback_error) {
       char cause[160];
       std::snprintf(cause, sizeof(cause), "relative output error %.3g on held-out rows, %.3g by nearest rounding",
@@ -240,6 +245,7 @@ class TensorRun {
   TensorView view_;
   GridFit fit_ = GridFit::kMinMax;
   LayerInputs inputs_;
+  std::string unfit_;  // why there are none
 };
 
 TensorReport BaseReport(const TensorInfo& info, const TensorDecision& decision) {

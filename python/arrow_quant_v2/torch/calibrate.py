@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers, time_boundaries
+from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers
 from arrow_quant_v2.calibration_data import DEFAULT_MAX_BAD_ROWS
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
@@ -21,27 +20,9 @@ from arrow_quant_v2.torch.call_time import TimeFunction
 from arrow_quant_v2.torch.collect import ActivationCollector, call_arguments
 from arrow_quant_v2.torch.data_sources import DataSource, data_calls
 from arrow_quant_v2.torch.load import build_model
-from arrow_quant_v2.torch.synthetic import find_mask_token, load_scheduler, self_sampling
-
-Progress = Callable[[str, float], None]
-
-# With time_grouping "auto", statistics are kept for so many groups for each that may be made of them.
-FINER_GROUPS = 4
-MOST_GROUPS = 100
-# Second moments per time group up to this; beyond it one for all groups.
-GROUP_MEMORY_BYTES = 2_000_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """Statistics and the facts that go into their file."""
-
-    statistics: Any
-    facts: dict[str, Any]
-    description: str
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        self.statistics.save(os.fspath(path), json.dumps(self.facts))
+from arrow_quant_v2.torch.sensitivity import measure_sensitivity
+from arrow_quant_v2.torch.statistics_run import Collected, Progress, StatisticsRun
+from arrow_quant_v2.torch.synthetic import BATCH, SelfSampling, find_mask_token, load_scheduler, self_sampling
 
 
 def load_float_model(path: str | os.PathLike[str]) -> nn.Module:
@@ -94,13 +75,7 @@ def sample_model(
     sampling = self_sampling(model, pathlib.Path(model_path))
     run = _Run(model, model_path, config, sampling.time_span, sampling.mask_token_id)
     count = config.calibration_samples
-    done, calls = 0, -(-count // 32) * sampling.steps
-    with run.collector, torch.inference_mode():
-        for ids in sampling.drive(model, count, config.seed):
-            run.collector.sample_ids = ids
-            if progress is not None:
-                progress(f"calibrating: sample {ids[-1] + 1} of {count}", done / calls)
-            done += 1
+    run.sample(sampling, count, config.seed, progress)
     samples = {"source": "synthetic", "count": count, "steps": sampling.steps, "seed": config.seed}
     return run.collected("synthetic", samples, f"the model's own sampling, {count} samples of {sampling.steps} steps")
 
@@ -142,7 +117,7 @@ def collect_samples(
 
 
 class _Run:
-    """A collector for the layers of a model that a run of quantization quantizes."""
+    """Statistics for the layers of one model that a run of quantization quantizes."""
 
     def __init__(
         self,
@@ -155,33 +130,49 @@ class _Run:
     ) -> None:
         self.model = model
         self._model_path = model_path
-        self._layers = {name for _, name in quantized_layers(model_path, config)}
-        boundaries = seen_boundaries(time_span, config)
-        self.collector = ActivationCollector(
-            model,
-            boundaries,
-            layers=self._layers,
-            time_of=time_of,
-            mask_token_id=mask_token_id,
-            keep_groups=group_moments_fit(model, self._layers, len(boundaries) - 1),
-            seed=config.seed,
-            num_threads=config.num_threads,
-        )
+        bits = {("", name): bits for (_, name), bits in quantized_layers(model_path, config).items()}
+        self._run = StatisticsRun({"": model}, bits, time_span, config, time_of, mask_token_id)
+        # Before any weight is quantized.
+        self._sensitivity: list[float] = []
+        if config.time_weighting == "sensitivity":
+            sampling = self_sampling(model, pathlib.Path(model_path))
+            self._sensitivity = measure_sensitivity(model, sampling, self._run.boundaries, config.seed)
 
     def forward(self, calls: Iterable[Any], count: int, progress: Progress | None) -> int:
         """Run at most ``count`` samples; how many there were. Raises ConfigurationError when there is none."""
-        with self.collector, torch.inference_mode():
+        calls = itertools.islice(calls, count)  # of at least one sample each
+        if self._run.passes > 1:
+            calls = list(calls)  # every pass sees them
+
+        def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
+            (collector,) = collectors
             for call in calls:
                 args, kwargs = call_arguments(call)
                 self.model(*args, **kwargs)
-                done = self.collector.samples_seen
-                if progress is not None:
-                    progress(f"calibrating: sample {done} of {count}", min(1.0, done / count))
+                done = collector.samples_seen
+                if report is not None:
+                    report(f"calibrating: sample {done} of {count}", min(1.0, done / count))
                 if done >= count:
                     break
-        if self.collector.samples_seen == 0:
+            return collector.samples_seen
+
+        seen = self._run.run(drive, progress)
+        if seen == 0:
             raise ConfigurationError("calibration: there are no samples. Give at least one, or calibration='none'.")
-        return self.collector.samples_seen
+        return seen
+
+    def sample(self, sampling: SelfSampling, count: int, seed: int, progress: Progress | None) -> None:
+        """Run the model's own sampling."""
+        calls = -(-count // BATCH) * sampling.steps
+
+        def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
+            for done, ids in enumerate(sampling.drive(self.model, count, seed)):
+                collectors[0].sample_ids = ids
+                if report is not None:
+                    report(f"calibrating: sample {ids[-1] + 1} of {count}", done / calls)
+            return count
+
+        self._run.run(drive, progress)
 
     def collected(self, kind: str, samples: dict[str, Any], description: str) -> Collected:
         facts = {
@@ -189,27 +180,8 @@ class _Run:
             "model_fingerprint": model_fingerprint(self._model_path),
             "samples": samples,
             "description": description,
-            "unreached": sorted(self._layers - self.collector.reached),
         }
-        return Collected(self.collector.statistics, facts, description)
-
-
-def seen_boundaries(time_span: float, config: DiffusionQuantConfig) -> list[float]:
-    """The time groups that statistics are kept for: those of the configuration, or finer ones to choose cuts from."""
-    groups = config.num_time_groups
-    if config.time_grouping == "auto":
-        groups = min(FINER_GROUPS * groups, MOST_GROUPS)
-    return time_boundaries(time_span, groups, int(time_span) if time_span > 1 else 0)
-
-
-def group_moments_fit(model: nn.Module, layers: set[str], groups: int) -> bool:
-    """Whether a second moment per time group fits the budget, counting layers that share an input apart."""
-    total = 0
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if f"{name}.weight" in layers and isinstance(weight, torch.Tensor):
-            total += (weight.numel() // max(1, weight.shape[0])) ** 2 * 4 * groups
-    return total <= GROUP_MEMORY_BYTES
+        return self._run.collected(facts, self._sensitivity)
 
 
 def calibrate_model(

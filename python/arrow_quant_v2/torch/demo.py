@@ -19,8 +19,9 @@ from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ModelNotFoundError
 from arrow_quant_v2.torch import load_quantized
-from arrow_quant_v2.torch.calibrate import Collected, sample_model
+from arrow_quant_v2.torch.calibrate import sample_model
 from arrow_quant_v2.torch.load import build_model
+from arrow_quant_v2.torch.statistics_run import Collected
 
 BITS = (8, 4, 2)
 COLUMNS = ("model", "MB", "bits/weight", "compression", "cosine", "SQNR dB", "PSNR dB", "seconds")

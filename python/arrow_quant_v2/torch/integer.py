@@ -13,7 +13,7 @@ from torch import nn
 
 from arrow_quant_v2.errors import UnsupportedModelError
 from arrow_quant_v2.model_file import StoredTensor
-from arrow_quant_v2.torch.activations import ActivationTable, encode_rows
+from arrow_quant_v2.torch.activations import ActivationTable, BlockRanges, encode_rows
 from arrow_quant_v2.torch.modules import PackedConv, PackedLinear, PackedWeight
 from arrow_quant_v2.torch.unfold import TRANSPOSED, input_rows, output_positions, row_blocks, row_width
 
@@ -158,11 +158,13 @@ class _IntegerWeight:
             self._segments[block_size] = make_segments(self.packed.cols, self.packed.group_size, block_size * self.taps)
         return self._segments[block_size]
 
+    def scaled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows [..., cols] as the codes of the weight see them."""
+        return rows * self.packed.column_scales if self.packed.column_scales.numel() else rows
+
     def dynamic(self, rows: torch.Tensor, planes: Planes) -> torch.Tensor:
         """Rows in floating point by a range of each row."""
-        if self.packed.column_scales.numel():
-            rows = rows * self.packed.column_scales
-        codes, scales = encode_rows(rows, self.bits)
+        codes, scales = encode_rows(self.scaled(rows), self.bits)
         one = torch.ones(1, device=rows.device)
         return integer_matmul(codes, planes, self.segments(self.packed.cols), one) * scales
 
@@ -188,6 +190,7 @@ class IntegerLinear(_IntegerWeight, PackedLinear):
     def _static(self, rows: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None
         ranges = self.table.ranges(group)
+        rows = self.scaled(rows)
         codes = self.table.encode(rows, ranges, -1).flatten(0, 1)
         y = integer_matmul(codes, planes, self.segments(ranges.block_size), ranges.scales, self.bias)
         return y.reshape(*rows.shape[:-1], self.out_features)
@@ -235,12 +238,25 @@ class IntegerConv(_IntegerWeight, PackedConv):
     def _static(self, x: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None
         ranges = [self.table.ranges(group, i) for i in range(self.inputs)]
+        if self.packed.column_scales.numel():
+            return self._static_by_column(x, planes, ranges)
         parts = zip(x.chunk(self.inputs, 1), ranges, strict=True)
         codes = torch.cat([self.table.encode(part, r, 1) for part, r in parts], 1)
         segments = self.segments(ranges[0].block_size)
         return self._join(
             x, planes, codes, lambda rows, part, i: integer_matmul(rows, part, segments, ranges[i].scales)
         )
+
+    def _static_by_column(self, x: torch.Tensor, planes: Planes, ranges: Sequence[BlockRanges]) -> torch.Tensor:
+        """Where the positions of a kernel are scaled apart, rows become codes after they are unfolded."""
+        table, segments = self.table, self.segments(ranges[0].block_size)
+        assert table is not None
+
+        def multiply(rows: torch.Tensor, part: Planes, i: int) -> torch.Tensor:
+            columns = dataclasses.replace(ranges[i], block_size=ranges[i].block_size * self.taps)
+            return integer_matmul(table.encode(self.scaled(rows), columns, 1), part, segments, ranges[i].scales)
+
+        return self._join(x, planes, x.to(torch.float32), multiply)
 
     def _dynamic(self, x: torch.Tensor, planes: Planes) -> torch.Tensor:
         return self._join(x, planes, x.to(torch.float32), lambda rows, part, i: self.dynamic(rows, part))

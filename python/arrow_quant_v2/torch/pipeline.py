@@ -17,9 +17,10 @@ from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quan
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, CorruptFileError, UnsupportedModelError
 from arrow_quant_v2.model_file import read_json
-from arrow_quant_v2.torch.calibrate import Collected, Progress, group_moments_fit, seen_boundaries
 from arrow_quant_v2.torch.call_time import call_times
 from arrow_quant_v2.torch.collect import ActivationCollector
+from arrow_quant_v2.torch.passes import LayerKey
+from arrow_quant_v2.torch.statistics_run import Collected, Progress, StatisticsRun
 
 _INDEX = "model_index.json"
 
@@ -74,34 +75,34 @@ def collect_pipeline(
     prompts = list(prompts)[: config.calibration_samples]
     if not prompts:
         raise ConfigurationError("calibration: there are no prompts. Give at least one.")
-    layers = _layers_by_component(model_path, config)
+    bits = _layers(model_path, config)
+    components = sorted({component for component, _ in bits})
     if pipeline is None:
         pipeline = load_pipeline(pathlib.Path(model_path))
     calls = [_call(pipeline, prompt, num_inference_steps) for prompt in prompts]
-    collectors = _collectors(pipeline, layers, config, time_span(pipeline, list(layers), calls[0]))
-    with contextlib.ExitStack() as stack, torch.inference_mode():
-        for collector in collectors:
-            stack.enter_context(collector)
+    models = {component: getattr(pipeline, component) for component in components}
+    run = StatisticsRun(models, bits, time_span(pipeline, components, calls[0]), config)
+
+    def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
         for number, call in enumerate(calls):
-            if progress is not None:
-                progress(f"calibrating: prompt {number + 1} of {len(calls)}", number / len(calls))
+            if report is not None:
+                report(f"calibrating: prompt {number + 1} of {len(calls)}", number / len(calls))
             for collector in collectors:
                 collector.sample_ids = [number]
             pipeline(**call, **_noise(pipeline, config.seed + number))
-    reached = {(c.component, name) for c in collectors for name in c.reached}
-    wanted = {(component, name) for component, names in layers.items() for name in names}
-    description = f"{type(pipeline).__name__} with {len(prompts)} prompts"
+        return len(calls)
+
+    run.run(drive, progress)
     facts = {
         "kind": "activations",
         "model_fingerprint": model_fingerprint(model_path),
         "samples": {
             "source": "prompts", "count": len(prompts), "seed": config.seed, "skipped_rows": 0,
-            "steps": num_inference_steps, "components": sorted(layers),
+            "steps": num_inference_steps, "components": components,
         },
-        "description": description,
-        "unreached": sorted(f"{component}.{name}" for component, name in wanted - reached),
+        "description": f"{type(pipeline).__name__} with {len(prompts)} prompts",
     }  # fmt: skip
-    return Collected(collectors[0].statistics, facts, description)
+    return run.collected(facts, [])
 
 
 def load_pipeline(path: pathlib.Path) -> Any:
@@ -163,41 +164,15 @@ class _FirstStepError(Exception):
     """Ends a pipeline's run at its first step."""
 
 
-def _layers_by_component(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[str, set[str]]:
-    layers: dict[str, set[str]] = {}
-    for component, name in quantized_layers(model_path, config):
-        layers.setdefault(component, set()).add(name)
-    if not layers or "" in layers:
+def _layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[LayerKey, int]:
+    bits = quantized_layers(model_path, config)
+    if not bits or any(not component for component, _ in bits):
         raise UnsupportedModelError.compose(
             "this is no pipeline with layers to quantize",
             file=os.fspath(model_path),
             remedy="Prompts are for pipelines; give data or samples.",
         )
-    return layers
-
-
-def _collectors(
-    pipeline: Any, layers: Mapping[str, set[str]], config: DiffusionQuantConfig, span: float
-) -> list[ActivationCollector]:
-    """One for each denoiser, with statistics in common."""
-    found: list[ActivationCollector] = []
-    boundaries = seen_boundaries(span, config)
-    groups = len(boundaries) - 1
-    keep = all(group_moments_fit(getattr(pipeline, c), names, groups * len(layers)) for c, names in layers.items())
-    for component, names in layers.items():
-        found.append(
-            ActivationCollector(
-                getattr(pipeline, component),
-                boundaries,
-                layers=names,
-                component=component,
-                keep_groups=keep,
-                seed=config.seed,
-                num_threads=config.num_threads,
-                statistics=found[0].statistics if found else None,
-            )
-        )
-    return found
+    return bits
 
 
 def _call(pipeline: Any, prompt: Any, steps: int | None) -> dict[str, Any]:

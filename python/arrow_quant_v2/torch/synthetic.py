@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -22,20 +23,33 @@ BATCH = 32
 # One forward call: the samples in its batch, and its keyword arguments.
 Call = tuple[list[int], dict[str, Any]]
 Progress = Callable[[str, float], None]
+# (time, output) -> what the sampler is given instead of a model's output.
+Change = Callable[[float, torch.Tensor], torch.Tensor]
+# Runs the model over some samples, yields them before each call, and returns what comes out in the end.
+Sampler = Callable[[nn.Module, list[int], int, Change], Generator[list[int], None, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfSampling:
     """How a model makes its own calibration samples.
 
-    ``time_span``: times lie in [0, time_span). ``drive(model, count, seed, progress)`` runs the model's forward and
-    yields the samples of each call just before it.
+    ``time_span``: times lie in [0, time_span). ``sample(model, samples, seed, change)`` makes one batch.
     """
 
     time_span: float
     steps: int
     mask_token_id: int | None
-    drive: Callable[[nn.Module, int, int], Iterator[list[int]]]
+    sample: Sampler
+
+    def drive(self, model: nn.Module, count: int, seed: int) -> Iterator[list[int]]:
+        """Run the model's forward over ``count`` samples and yield those of each call just before it."""
+        for begin in range(0, count, BATCH):
+            ids = list(range(begin, min(begin + BATCH, count)))
+            yield from self.sample(model, ids, seed + begin, unchanged)
+
+
+def unchanged(time: float, output: torch.Tensor) -> torch.Tensor:
+    return output
 
 
 def self_sampling(model: nn.Module, path: pathlib.Path) -> SelfSampling:
@@ -43,13 +57,11 @@ def self_sampling(model: nn.Module, path: pathlib.Path) -> SelfSampling:
     mask_token_id = find_mask_token(model, path)
     if mask_token_id is not None:
         length = sequence_length(model, path)
-        return SelfSampling(
-            1.0, UNMASKING_STEPS, mask_token_id, lambda m, n, seed: _unmask(m, n, seed, mask_token_id, length)
-        )
+        return SelfSampling(1.0, UNMASKING_STEPS, mask_token_id, functools.partial(_unmask, mask_token_id, length))
     inputs = _input_makers(model)
     scheduler = load_scheduler(path)
     span = float(scheduler.config.num_train_timesteps)
-    return SelfSampling(span, TRAJECTORY_STEPS, None, lambda m, n, seed: _trajectories(m, scheduler, inputs, n, seed))
+    return SelfSampling(span, TRAJECTORY_STEPS, None, functools.partial(_denoise, scheduler, inputs))
 
 
 # ---- image and audio: sampling trajectories
@@ -134,24 +146,23 @@ def sample_dims(config: Any) -> tuple[int, tuple[int, ...]]:
     return int(channels), tuple(int(n) for n in size)
 
 
-def _trajectories(
-    model: nn.Module, scheduler: Any, makers: dict[str, InputMaker], count: int, seed: int
-) -> Iterator[list[int]]:
-    """DDIM from noise, ``count`` samples; every step of every sample is one row of a call's batch."""
+def _denoise(
+    scheduler: Any, makers: dict[str, InputMaker], model: nn.Module, ids: list[int], seed: int, change: Change
+) -> Generator[list[int], None, torch.Tensor]:
+    """DDIM from noise; every step of every sample is one row of a call's batch."""
     dtype = next(model.parameters()).dtype
-    for begin in range(0, count, BATCH):
-        ids = list(range(begin, min(begin + BATCH, count)))
-        generator = torch.Generator().manual_seed(seed + begin)
-        inputs = {name: make(len(ids), generator) for name, make in makers.items()}
-        sample_name = next(iter(inputs))
-        x = inputs.pop(sample_name)
-        scheduler.set_timesteps(TRAJECTORY_STEPS)
-        for t in scheduler.timesteps:
-            yield ids
-            steps = torch.full((len(ids),), float(t)) if t.is_floating_point() else torch.full((len(ids),), int(t))
-            output = model(**{sample_name: x.to(dtype), "timestep": steps}, **inputs)
-            predicted = _tensor_of(output).float()[:, : x.shape[1]]  # a learned variance follows the mean
-            x = scheduler.step(predicted, t, x).prev_sample
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {name: make(len(ids), generator) for name, make in makers.items()}
+    sample_name = next(iter(inputs))
+    x = inputs.pop(sample_name)
+    scheduler.set_timesteps(TRAJECTORY_STEPS)
+    for t in scheduler.timesteps:
+        yield ids
+        steps = torch.full((len(ids),), float(t)) if t.is_floating_point() else torch.full((len(ids),), int(t))
+        output = model(**{sample_name: x.to(dtype), "timestep": steps}, **inputs)
+        predicted = _tensor_of(output).float()[:, : x.shape[1]]  # a learned variance follows the mean
+        x = scheduler.step(change(float(t), predicted), t, x).prev_sample
+    return x
 
 
 def _tensor_of(output: Any) -> torch.Tensor:
@@ -199,18 +210,20 @@ def sequence_length(model: nn.Module, path: pathlib.Path) -> int:
     return min(int(getattr(model.config, "max_position_embeddings", 256)), 256)
 
 
-def _unmask(model: nn.Module, count: int, seed: int, mask_token_id: int, length: int) -> Iterator[list[int]]:
+def _unmask(
+    mask_token_id: int, length: int, model: nn.Module, ids: list[int], seed: int, change: Change
+) -> Generator[list[int], None, torch.Tensor]:
     """Ancestral sampling from full mask in random order (Sahoo et al. 2024, MDLM, section 3.4): every step of every
     sample is one row of a call's batch, its time the share of masked tokens."""
-    for begin in range(0, count, BATCH):
-        ids = list(range(begin, min(begin + BATCH, count)))
-        generator = torch.Generator().manual_seed(seed + begin)
-        tokens = torch.full((len(ids), length), mask_token_id)
-        order = torch.rand(len(ids), length, generator=generator).argsort(1).argsort(1)
-        for step in range(UNMASKING_STEPS):
-            yield ids
-            logits = _tensor_of(model(input_ids=tokens)).float()
-            logits[..., mask_token_id] = -torch.inf
-            drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=generator).reshape(tokens.shape)
-            reached = order < length * (step + 1) // UNMASKING_STEPS
-            tokens = torch.where(reached & (tokens == mask_token_id), drawn, tokens)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.full((len(ids), length), mask_token_id)
+    order = torch.rand(len(ids), length, generator=generator).argsort(1).argsort(1)
+    for step in range(UNMASKING_STEPS):
+        yield ids
+        masked = float((tokens == mask_token_id).sum()) / tokens.numel()
+        logits = change(masked, _tensor_of(model(input_ids=tokens)).float())
+        logits[..., mask_token_id] = -torch.inf
+        drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=generator).reshape(tokens.shape)
+        reached = order < length * (step + 1) // UNMASKING_STEPS
+        tokens = torch.where(reached & (tokens == mask_token_id), drawn, tokens)
+    return tokens
