@@ -118,7 +118,9 @@ void ComponentRun::RunFile(std::size_t begin, std::size_t end, const Job& job) {
   while (begin < end) {
     if (job.stop.stop_requested()) throw Error(ErrorCode::kCancelled, "stopped on request");
     const std::size_t batch_end = BatchEnd(begin, end);
-    WriteBehind(begin, job, QuantizeBatch(begin, batch_end, job));
+    auto outcomes = QuantizeBatch(begin, batch_end, job);
+    Spool(begin, job, *outcomes);
+    WriteBehind(begin, job, std::move(outcomes));
     begin = batch_end;
   }
   WaitForWriting();
@@ -189,13 +191,18 @@ TensorOutcome ComponentRun::QuantizeOne(std::size_t i, const Job& job) {
   return outcome;
 }
 
-// To the file, and into the spool once it is sure that the source was what it was.
+// Once it is sure that the source was what it was, and while the batch before is written to the file.
+void ComponentRun::Spool(std::size_t begin, const Job& job, const Outcomes& outcomes) {
+  component_.checkpoint.RefuseChanged();
+  for (std::size_t i = 0; spool_ && i < outcomes.size(); ++i) {
+    if (!job.plans[begin + i].merged) spool_->Append(outcomes[i]);
+  }
+}
+
 void ComponentRun::Write(std::size_t i, const Job& job, const TensorOutcome& outcome) {
   const TensorInfo& info = component_.checkpoint.tensors()[i];
   writing_.Append(info, job.plans[i].decision.matrix, outcome);
   component_.checkpoint.Release(info);
-  component_.checkpoint.RefuseChanged();
-  if (spool_) spool_->Append(outcome);
   Take(outcome.sums, outcome.report);
   finished_.push_back({outcome.sums, outcome.report});
 }

@@ -74,6 +74,7 @@ class ComponentRun {
   void FinishFile(RunJournal::FileId id);
   std::shared_ptr<Outcomes> QuantizeBatch(std::size_t begin, std::size_t end, const Job& job);
   TensorOutcome QuantizeOne(std::size_t i, const Job& job);
+  void Spool(std::size_t begin, const Job& job, const Outcomes& outcomes);
   void Write(std::size_t i, const Job& job, const TensorOutcome& outcome);
   void WriteBehind(std::size_t begin, const Job& job, std::shared_ptr<Outcomes> outcomes);
   void WaitForWriting();
