@@ -47,6 +47,9 @@ class StoredTensor:
     ``time_scales`` and ``time_zero_points`` are static ranges of the layer's input in 8-bit codes, in the order (time
     group, input of a grouped convolution, block of ``time_block_sizes[group]`` input channels); group i holds times in
     [time_boundaries[i], time_boundaries[i + 1]). All are empty where the model was quantized without activations.
+
+    ``time_gamma`` (or empty: ones) and ``time_beta`` correct the outputs of the quantized weight, y = gamma * (Q x) +
+    beta, in the order (time group, output channel), with time groups by ``correction_boundaries``; empty: none.
     """
 
     name: str
@@ -72,6 +75,9 @@ class StoredTensor:
     time_block_sizes: tuple[int, ...] = ()
     time_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     time_zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    correction_boundaries: tuple[float, ...] = ()
+    time_gamma: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    time_beta: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     expanded: FloatArray | None = dataclasses.field(default=None, repr=False)
 
     @property

@@ -200,4 +200,13 @@ void InputStatistics::RestoreTotals(std::map<double, Moments> timesteps, std::in
   non_finite_rows_ = non_finite_rows;
 }
 
+void SplitHeldOut(const AlignedVector<float>& rows, std::int64_t channels, AlignedVector<float>& fit,
+                  AlignedVector<float>& judge) {
+  const auto width = static_cast<std::ptrdiff_t>(channels);
+  for (std::ptrdiff_t r = 0; r * width < static_cast<std::ptrdiff_t>(rows.size()); ++r) {
+    AlignedVector<float>& half = r % 2 == 0 ? fit : judge;
+    half.insert(half.end(), rows.begin() + r * width, rows.begin() + (r + 1) * width);
+  }
+}
+
 }  // namespace arrow_quant

@@ -81,4 +81,9 @@ class InputStatistics {
   std::uint64_t random_state_;
 };
 
+// Appends every other row of `rows` [n, channels] to `fit` and the others to `judge`: rows that follow each other in
+// the reservoir may be neighbours of one sample.
+void SplitHeldOut(const AlignedVector<float>& rows, std::int64_t channels, AlignedVector<float>& fit,
+                  AlignedVector<float>& judge);
+
 }  // namespace arrow_quant

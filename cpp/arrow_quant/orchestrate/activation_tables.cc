@@ -15,16 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Rows that follow each other in the reservoir may be neighbours of one sample: every other one judges.
-void SplitRows(const AlignedVector<float>& rows, std::int64_t columns, InputSample& sample) {
-  const auto width = static_cast<std::size_t>(columns);
-  for (std::size_t r = 0; r * width < rows.size(); ++r) {
-    AlignedVector<float>& half = r % 2 == 0 ? sample.fit_rows : sample.judge_rows;
-    half.insert(half.end(), rows.begin() + static_cast<std::ptrdiff_t>(r * width),
-                rows.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
-  }
-}
-
 // As if the input's columns had been multiplied by `scales`, which are positive; empty: by nothing.
 void ScaleColumns(std::span<const float> scales, InputSample& sample) {
   if (scales.empty()) return;
@@ -45,7 +35,7 @@ GroupSample SampleOf(const LayerInputs& inputs, std::span<const float> column_sc
       sample.max.push_back(moments.max);
     }
     sample.count = input->count(group);
-    SplitRows(input->held_out(group), input->channels(), sample);
+    SplitHeldOut(input->held_out(group), input->channels(), sample.fit_rows, sample.judge_rows);
     ScaleColumns(column_scales, sample);
     samples.push_back(std::move(sample));
   }

@@ -45,7 +45,17 @@ void AddActivations(const ActivationTable& table, TensorRecord& record) {
   record.time_aware_quant_json = TimeAwareJson(table);
 }
 
-void RemoveActivations(TensorRecord& record) {
+// So does the correction of outputs.
+void AddCorrection(const TensorOutcome& outcome, TensorRecord& record) {
+  record.correction_boundaries = outcome.correction_boundaries;
+  record.time_gamma = outcome.correction.gains;
+  record.time_beta = outcome.correction.biases;
+}
+
+void RemoveTimeTables(TensorRecord& record) {
+  record.correction_boundaries.clear();
+  record.time_gamma = {};
+  record.time_beta = {};
   record.time_boundaries.clear();
   record.time_block_sizes.clear();
   record.time_scales = {};
@@ -125,6 +135,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
   record.row_rank = matrix.row_rank;
   record.equalization_scales = m.column_scales;
   AddActivations(outcome.activations, record);
+  AddCorrection(outcome, record);
   for (std::uint64_t begin = 0; begin < rows; begin += step) {
     const std::uint64_t count = std::min(step, rows - begin);
     const auto cols = static_cast<std::uint64_t>(m.cols);
@@ -139,7 +150,7 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
       record.residual_scales = std::span(m.residual_scales).subspan(begin * groups, count * groups);
     }
     writer_->Append(record);
-    RemoveActivations(record);
+    RemoveTimeTables(record);
   }
 }
 

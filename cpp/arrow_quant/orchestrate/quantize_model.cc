@@ -83,9 +83,7 @@ Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions&
   config.enable_time_aware = options.activations.enable_time_aware;
   config.strategy_time_aware = options.activations.strategy_time_aware;
   config.strategy_spatial = "never";
-  Strategy strategy = ChooseStrategy(modality, config, have_activations);
-  strategy.time_aware = false;  // gains and biases per time group are not made in this version
-  return strategy;
+  return ChooseStrategy(modality, config, have_activations);
 }
 
 // How much each time group counts, from what the configuration asks for. Throws Error kConfiguration where the

@@ -38,6 +38,14 @@ Json ActivationsJson(const ActivationReport& a) {
           {"bits_per_weight", a.bits_per_weight}};
 }
 
+Json CorrectionJson(const CorrectionReport& c) {
+  if (c.kind.empty()) return nullptr;
+  return {{"kind", c.kind},
+          {"error_before", c.error_before},
+          {"error_after", c.error_after},
+          {"bits_per_weight", c.bits_per_weight}};
+}
+
 // What activations tell; null without them.
 void AddOutputFigures(const TensorReport& r, Json& json) {
   json["output_cosine"] = r.calibrated ? Json(r.output_cosine) : Json(nullptr);
@@ -45,6 +53,7 @@ void AddOutputFigures(const TensorReport& r, Json& json) {
   json["dampening"] = r.calibrated ? Json(r.dampening) : Json(nullptr);
   json["time_groups"] = TimeGroupsJson(r);
   json["activations"] = ActivationsJson(r.activations);
+  json["time_correction"] = CorrectionJson(r.correction);
 }
 
 Json LayerJson(const TensorReport& r) {

@@ -38,6 +38,15 @@ struct ActivationReport {
   double bits_per_weight = 0;  // of the tables, float32, over the weights of the layer
 };
 
+// Gains and biases of a layer's outputs per time group.
+struct CorrectionReport {
+  std::string kind;  // "none", "bias", "gain_and_bias"; empty: not tried
+  // Per time group: squared error of the outputs on the held-out rows that judged, without and with the correction.
+  std::vector<double> error_before;
+  std::vector<double> error_after;
+  double bits_per_weight = 0;  // what it costs
+};
+
 // What became of one tensor.
 struct TensorReport {
   std::string name;
@@ -66,6 +75,7 @@ struct TensorReport {
   std::int64_t source_bytes = 0;
   std::int64_t stored_bytes = 0;  // of codes and grids before compression
   ActivationReport activations;
+  CorrectionReport correction;
   std::vector<Fallback> fallbacks;
 };
 

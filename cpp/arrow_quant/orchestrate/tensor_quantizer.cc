@@ -14,6 +14,7 @@
 #include "arrow_quant/numeric/convert.h"
 #include "arrow_quant/orchestrate/activation_tables.h"
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
+#include "arrow_quant/orchestrate/time_correction.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 
 namespace arrow_quant {
@@ -142,8 +143,7 @@ class TensorRun {
     Attempt nearest = RoundToNearest(view_, bits, fit_, context_.options, progress_, stop_);
     if (inputs_.empty() || nearest.non_finite_at >= 0) return nearest;
     const MatrixShape& shape = view_.matrix;
-    AlignedVector<float> weight(static_cast<std::size_t>(shape.rows * shape.cols));
-    ReadMatrixRows(job_.info, job_.bytes, shape, 0, shape.rows, weight.data());
+    const AlignedVector<float> weight = Weight();
     const MatrixView<const float> w(weight.data(), shape.rows, shape.cols);
     nearest.quality = QualityOf(w, nearest.matrix);
     if (!context_.strategy.error_feedback) return nearest;
@@ -170,7 +170,27 @@ class TensorRun {
     return std::move(outcome.table);
   }
 
+  // Gains and biases per time group where the strategy wants them and they pay.
+  CorrectionOutcome MakeCorrection(const QuantizedMatrix& matrix) const {
+    const int count = context_.options.activations.time_groups;
+    // Rows of a transposed convolution's weight serve the output channels of all its groups.
+    const bool row_is_output = view_.matrix.quant_axis == 0;
+    if (!context_.strategy.time_aware || inputs_.empty() || count == 1 || !row_is_output) return {};
+    const AlignedVector<float> weight = Weight();
+    AlignedVector<float> values(weight.size());
+    DequantizeRows(matrix, 0, matrix.rows, values.data());
+    return MakeTimeCorrection({weight.data(), matrix.rows, matrix.cols}, {values.data(), matrix.rows, matrix.cols},
+                              inputs_, context_.calibration.statistics->time_groups(), count);
+  }
+
  private:
+  AlignedVector<float> Weight() const {
+    const MatrixShape& shape = view_.matrix;
+    AlignedVector<float> weight(static_cast<std::size_t>(shape.rows * shape.cols));
+    ReadMatrixRows(job_.info, job_.bytes, shape, 0, shape.rows, weight.data());
+    return weight;
+  }
+
   void AddActivationStep(const char* from, const char* to, const std::string& cause, TensorReport& report) const {
     const double cosine = report.calibrated ? report.output_cosine : report.cosine;
     report.fallbacks.push_back({job_.info.name, report.bits, report.bits, from, to, cause, cosine, cosine});
@@ -385,7 +405,14 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
     if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
     if (cosine >= options.min_accuracy) {
       ActivationTable activations = run.MakeActivations(attempt.matrix, report);
-      return {std::move(attempt.matrix), attempt.sums, std::move(report), std::move(activations)};
+      CorrectionOutcome correction = run.MakeCorrection(attempt.matrix);
+      report.correction = std::move(correction.report);
+      return {std::move(attempt.matrix),
+              attempt.sums,
+              std::move(report),
+              std::move(activations),
+              std::move(correction.correction),
+              std::move(correction.boundaries)};
     }
     const std::string cause = BelowThreshold(report, options.min_accuracy);
     if (options.fail_fast || !options.fallback) ThrowFailFast(job.info, cause);

@@ -16,6 +16,7 @@
 #include "arrow_quant/orchestrate/strategy.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
 #include "arrow_quant/quantize/time_aware/activation_table.h"
+#include "arrow_quant/quantize/time_aware/output_correction.h"
 
 namespace arrow_quant {
 
@@ -25,6 +26,8 @@ struct TensorOutcome {
   ErrorSums sums;
   TensorReport report;
   ActivationTable activations = {};  // empty: no static ranges
+  OutputCorrection correction = {};  // empty: outputs are left as they are
+  std::vector<double> correction_boundaries = {};
   // Of a kept tensor that cannot stay as the source has it: its bytes, of the dtype in the report.
   std::vector<std::byte> replacement = {};
 };

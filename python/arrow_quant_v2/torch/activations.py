@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError
+from arrow_quant_v2.errors import ShapeMismatchError
 from arrow_quant_v2.model_file import StoredTensor
-from arrow_quant_v2.torch.call_time import spread
-from arrow_quant_v2.torch.time_state import current_times
+from arrow_quant_v2.torch.time_state import groups_at
 
 ACTIVATION_BITS = {"int8": 8, "int6": 6, "int4": 4}
 _STORED_LEVELS = 255
@@ -84,20 +83,9 @@ class ActivationTable(nn.Module):
         """
         if len(self.block_sizes) == 1:
             return [(0, None)]
-        times = current_times()
-        if times is None:
-            raise ConfigurationError(
-                f"tensor '{self.name}': the call tells no timestep. Call the model with timestep=..., or use "
-                "`with timestep(model, t):`."
-            )
-        groups = torch.bucketize(times, self.boundaries, right=True)
-        if bool((groups == groups[0]).all()):
+        groups = groups_at(self.boundaries, batch, self.name)
+        if len(groups) == 1:
             return [(int(groups[0]), None)]
-        if batch % len(groups) != 0:
-            raise ConfigurationError(
-                f"tensor '{self.name}': {len(groups)} timesteps do not fit a batch of {batch}. Give one per sample."
-            )
-        groups = spread(groups, batch)
         return [(group, (groups == group).nonzero()[:, 0]) for group in torch.unique(groups).tolist()]
 
     def encode(self, x: torch.Tensor, ranges: BlockRanges, axis: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from arrow_quant_v2.errors import ConfigurationError, MetadataError, ShapeMismatchError, UnsupportedModelError
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor, read_json
 from arrow_quant_v2.torch.activations import ACTIVATION_BITS
+from arrow_quant_v2.torch.correction import add_correction
 from arrow_quant_v2.torch.integer import make_integer
 from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_packed
 from arrow_quant_v2.torch.synthetic import find_mask_token
@@ -86,8 +87,11 @@ def load_quantized(
     default = dtype or _source_dtype(stored)
     model.to(default)
     modules = dict(model.named_modules(remove_duplicate=False))
+    corrected: list[tuple[str, StoredTensor]] = []
     with torch.no_grad():
         for name, tensor in stored.items():
+            if tensor.time_beta.size:
+                corrected.append((name.rpartition(".")[0], tensor))
             owner_name, _, leaf = name.rpartition(".")
             owner = modules.get(owner_name)
             if tensor.packed and leaf == "weight" and type(owner) in PACKED_MODULES and (bits or not expand):
@@ -97,7 +101,9 @@ def load_quantized(
                 _replace(model, owner_name, packed)
             elif owner is not None:
                 _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
-    if bits is not None:
+    for owner_name, tensor in corrected:
+        add_correction(model.get_submodule(owner_name), tensor)
+    if bits is not None or corrected:
         follow_time(model, find_mask_token(model, root))
     return model.to(device).eval()
 

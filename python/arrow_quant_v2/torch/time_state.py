@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrow_quant_v2.torch.call_time import as_times, call_times
+from arrow_quant_v2.errors import ConfigurationError
+from arrow_quant_v2.torch.call_time import as_times, call_times, spread
 
 # Times of the innermost forward call, float64 [1] or [batch] on the CPU, or None, and those of the calls around it.
 _Frame = tuple[torch.Tensor | None, Any]
@@ -27,6 +28,33 @@ def current_times() -> torch.Tensor | None:
     """Times of the forward call in progress, float64 [1] or [batch]; None when nothing told them."""
     frame = _calls.get()
     return None if frame is None else frame[0]
+
+
+def groups_at(inner: torch.Tensor, batch: int, name: str) -> torch.Tensor:
+    """The time group of each sample of a batch, int64 [batch], or [1] where all are in the same.
+
+    Args:
+        inner: boundaries between the groups, float64, ascending; times outside belong to the nearest group.
+        batch: samples in the layer's input.
+        name: of the layer's weight.
+
+    Raises:
+        ConfigurationError: nothing told the time, or the times do not fit the batch.
+    """
+    times = current_times()
+    if times is None:
+        raise ConfigurationError(
+            f"tensor '{name}': the call tells no timestep. Call the model with timestep=..., or use "
+            "`with timestep(model, t):`."
+        )
+    groups = torch.bucketize(times, inner, right=True)
+    if bool((groups == groups[0]).all()):
+        return groups[:1]
+    if batch % len(groups) != 0:
+        raise ConfigurationError(
+            f"tensor '{name}': {len(groups)} timesteps do not fit a batch of {batch}. Give one per sample."
+        )
+    return spread(groups, batch)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,9 @@ std::unique_ptr<Sample> MakeSample(const std::string& name, std::uint64_t rows, 
   r.time_block_sizes = {64, 64, 256};
   r.time_scales = kTimeScales;
   r.time_zero_points = kTimeZeroPoints;
-  r.time_gamma = floats.first(3);
+  r.correction_boundaries = {0, 0.5};
+  r.time_gamma = floats.first(rows);
+  r.time_beta = floats.last(rows);
   r.time_gains = floats.first(5);
   r.equalization_scales = floats.first(2);
   return sample;
@@ -110,6 +112,7 @@ void ExpectSame(const TensorRecord& a, const TensorRecord& b) {
   EXPECT_EQ(a.time_block_sizes, b.time_block_sizes);
   ExpectSame(a.time_scales, b.time_scales, "time_scales");
   ExpectSame(a.time_zero_points, b.time_zero_points, "time_zero_points");
+  EXPECT_EQ(a.correction_boundaries, b.correction_boundaries);
   ExpectSame(a.time_gamma, b.time_gamma, "time_gamma");
   ExpectSame(a.time_beta, b.time_beta, "time_beta");
   ExpectSame(a.time_gains, b.time_gains, "time_gains");

@@ -31,7 +31,7 @@ constexpr std::int64_t kReadBufferBytes = std::int64_t{1} << 20;
 
 // Columns that are as large as the tensor's values or statistics; not read for a listing.
 bool HoldsValues(std::string_view column) {
-  constexpr std::array<std::string_view, 14> kNames = {"data",
+  constexpr std::array<std::string_view, 15> kNames = {"data",
                                                        "scales",
                                                        "zero_points",
                                                        "residual_scales",
@@ -39,6 +39,7 @@ bool HoldsValues(std::string_view column) {
                                                        "time_block_sizes",
                                                        "time_scales",
                                                        "time_zero_points",
+                                                       "correction_boundaries",
                                                        "time_gamma",
                                                        "time_beta",
                                                        "time_gains",

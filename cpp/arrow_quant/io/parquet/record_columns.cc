@@ -224,6 +224,7 @@ const std::vector<Column>& Columns() {
       Sizes("time_block_sizes", &R::time_block_sizes, true, false),
       Floats("time_scales", &R::time_scales, true, false),
       Floats("time_zero_points", &R::time_zero_points, true, false),
+      Doubles("correction_boundaries", &R::correction_boundaries),
       Floats("time_gamma", &R::time_gamma, true, false),
       Floats("time_beta", &R::time_beta, true, false),
       Floats("time_gains", &R::time_gains, true, false),

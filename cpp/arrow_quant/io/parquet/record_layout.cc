@@ -82,6 +82,26 @@ void CheckFinite(const char* what, std::span<const float> values, const Complain
   }
 }
 
+void CheckAscending(const char* what, const std::vector<double>& boundaries, const Complaint& complain) {
+  for (std::size_t i = 0; i < boundaries.size(); ++i) {
+    if (!std::isfinite(boundaries[i]) || (i > 0 && !(boundaries[i - 1] < boundaries[i]))) {
+      complain(std::string(what) + "[" + std::to_string(i) + "] does not ascend");
+    }
+  }
+}
+
+// Gains and biases of every output channel in every time group.
+void CheckCorrection(const TensorRecord& record, const Complaint& complain) {
+  CheckAscending("correction_boundaries", record.correction_boundaries, complain);
+  const std::size_t groups = record.correction_boundaries.empty() ? 0 : record.correction_boundaries.size() - 1;
+  const std::uint64_t axis = record.quant_axis.value_or(0);
+  const std::size_t outputs = axis < record.shape.size() ? record.shape[axis] : 0;
+  complain.Expect("length of time_beta", record.time_beta.size(), groups * outputs);
+  if (!record.time_gamma.empty()) {
+    complain.Expect("length of time_gamma", record.time_gamma.size(), record.time_beta.size());
+  }
+}
+
 // The ranges of activations: one block size per group; scales and zero points side by side.
 void CheckTimeTables(const TensorRecord& record, const Complaint& complain) {
   const std::vector<double>& boundaries = record.time_boundaries;
@@ -89,11 +109,7 @@ void CheckTimeTables(const TensorRecord& record, const Complaint& complain) {
   complain.Expect("length of time_boundaries", boundaries.size(), groups == 0 ? 0 : groups + 1);
   complain.Expect("length of time_zero_points", record.time_zero_points.size(), record.time_scales.size());
   if (groups > 0 && record.time_scales.size() < groups) complain("time_scales are fewer than time groups");
-  for (std::size_t i = 0; i < boundaries.size(); ++i) {
-    if (!std::isfinite(boundaries[i]) || (i > 0 && !(boundaries[i - 1] < boundaries[i]))) {
-      complain("time_boundaries[" + std::to_string(i) + "] does not ascend");
-    }
-  }
+  CheckAscending("time_boundaries", boundaries, complain);
   for (const std::uint64_t size : record.time_block_sizes) {
     if (size == 0) complain("a block of time_block_sizes is 0");
   }
@@ -199,6 +215,7 @@ void CheckCells(const TensorRecord& record, const RowLayout& layout, const std::
     CheckFinite(what, values, complain);
   }
   CheckTimeTables(record, complain);
+  CheckCorrection(record, complain);
 }
 
 std::vector<RowRange> PlanParts(std::uint64_t rows, std::uint64_t bits_per_row, std::uint64_t max_bytes) {

@@ -155,6 +155,7 @@ LoadedTensor ReadCells(const BatchRow& batch_row, const std::string& file, Parqu
   ReadFloats(row, layout, batch_row.alone, &tensor.record, holder.get());
   if (layout == ParquetLayout::kArrowQuant) {
     tensor.record.time_boundaries = row.Doubles("time_boundaries").value_or(std::vector<double>());
+    tensor.record.correction_boundaries = row.Doubles("correction_boundaries").value_or(std::vector<double>());
     tensor.record.time_block_sizes = row.Sizes("time_block_sizes").value_or(std::vector<std::uint64_t>());
   }
   if (batch_row.alone) holder->batch = batch_row.batch;

@@ -59,10 +59,12 @@ struct TensorRecord {
   std::vector<std::uint64_t> time_block_sizes;  // input channels in a block, per group
   std::span<const float> time_scales;
   std::span<const float> time_zero_points;
-  // Flattened; empty when absent.
-  std::span<const float> time_gamma;
+  // What the outputs of the quantized weight are corrected by, in the order (time group, output channel), with time
+  // groups of their own: y = gamma * (Q x) + beta.
+  std::vector<double> correction_boundaries;  // ascending, one more than groups
+  std::span<const float> time_gamma;          // empty: ones
   std::span<const float> time_beta;
-  std::span<const float> time_gains;
+  std::span<const float> time_gains;  // reserved for gains of input channels
   // Spatial transform, empty when absent: per input channel.
   std::span<const float> equalization_scales;
   std::span<const float> shift;
