@@ -19,7 +19,9 @@
 #include "arrow_quant/kernels/to_float32.h"
 #include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/quantize_model.h"
+#include "arrow_quant/orchestrate/run_lock.h"
 #include "arrow_quant/orchestrate/source_listing.h"
+#include "arrow_quant/orchestrate/staging_directory.h"
 #include "arrow_quant/quantize/base_quantizer.h"
 #include "bindings.h"
 #include "numpy.h"
@@ -239,6 +241,15 @@ NB_MODULE(_core, m) {
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
         "should_stop"_a.none() = nb::none(), "statistics"_a.none() = nb::none(), "calibration"_a = "none",
         "Quantize a model; returns the result as JSON text. CancelledError once should_stop() is true.");
+  nb::class_<RunLock>(m, "RunLock", "Keeps an output to this run; ConfigurationError while another has it.")
+      .def(
+          "__init__",
+          [](RunLock* self, const std::string& output) { new (self) RunLock(StagingDirectory::PathFor(output)); },
+          "output"_a)
+      .def("release", &RunLock::Release);
+  m.def(
+      "staging_directory", [](const std::string& output) { return StagingDirectory::PathFor(output).string(); },
+      "output"_a, "Where a run keeps what it has finished until the output is complete.");
   m.def(
       "plan_model",
       [](const std::string& input, const std::string& options_json, const StatisticsSource* statistics,

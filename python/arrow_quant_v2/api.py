@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from arrow_quant_v2._native import core
-from arrow_quant_v2.calibration import Calibration, expected_calibration, find_calibration
+from arrow_quant_v2.calibration import Calibration, SampledStatistics, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import CancelledError, ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
@@ -50,42 +50,53 @@ class ArrowQuantV2:
         progress_callback: ProgressCallback | None = None,
         *,
         overwrite: bool = False,
+        resume: bool = True,
         should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize the weights of a model into a directory of Parquet files.
+
+        What a run has finished when it is killed, stopped or refused by the system stays in the hidden directory
+        ``.<output>.partial``; the same call continues from there and gives the same bytes.
 
         Args:
             model_path: a .safetensors file, a sharded index, a diffusers component or pipeline, a transformers
                 directory, or a Parquet model of an older layout or ours. An already quantized one is rounded again,
                 with a warning, when ``config`` asks for fewer bits; otherwise UnsupportedModelError names ``convert``.
             output_path: a directory that does not exist or is empty, unless ``overwrite``.
+            overwrite: replace a model that is there, and throw away what an interrupted run of another source,
+                configuration or calibration has left; without it that is a ConfigurationError that names the change.
+            resume: False to begin anew in any case.
             config: default DiffusionQuantConfig.from_profile("local").
             calibration: where activations come from, instead of ``config.calibration``: "auto", "synthetic", "none",
                 the path of a calibration file, or a collector or statistics object of this model.
             progress_callback: called as (message, fraction in [0, 1]); an exception in it is logged, except
                 KeyboardInterrupt, which stops the run and leaves nothing under ``output_path``.
-            should_stop: asked about every 50 ms; once it is true the run ends with CancelledError and leaves nothing.
+            should_stop: asked about every 50 ms; once it is true the run ends with CancelledError and leaves nothing
+                under ``output_path``.
 
         Returns:
             quantized_path, modality, bit_width, method, strategy and calibration (what ran: "activations",
             "synthetic" or "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
-            fallback_rate, warnings, quantization_time_s, peak_memory_mb.
+            fallback_rate, warnings, resumed_tensors (that an interrupted run had finished), quantization_time_s,
+            peak_memory_mb.
         """
         config = config or DiffusionQuantConfig()
         if isinstance(calibration, (str, os.PathLike)):
             config, calibration = config.with_overrides(calibration=os.fspath(calibration)), None
         callback = _guarded(progress_callback)
+        run = {"overwrite": overwrite, "resume": resume}
         model = open_parquet_input(pathlib.Path(model_path), config)
         if model is None:
-            return self._quantize(model_path, output_path, config, calibration, callback, overwrite, should_stop)
+            return self._quantize(model_path, output_path, config, calibration, callback, run, should_stop)
         config, warnings = prepare(model, config)
         refuse_existing(pathlib.Path(output_path), overwrite)
         refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
+        core.RunLock(os.fspath(output_path)).release()  # a second run ends here, before its work
         with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
             rest = _part(callback, 0.2, 1, should_stop)
-            result = self._quantize(folder, output_path, config, calibration, rest, overwrite, should_stop)
+            result = self._quantize(folder, output_path, config, calibration, rest, run, should_stop)
         return as_parquet_result(result, model, warnings)
 
     def _quantize(
@@ -95,19 +106,21 @@ class ArrowQuantV2:
         config: DiffusionQuantConfig,
         given: Any,
         callback: ProgressCallback | None,
-        overwrite: bool,
+        run: dict[str, bool],
         should_stop: StopQuestion | None,
     ) -> dict[str, Any]:
-        refuse_existing(pathlib.Path(output_path), overwrite)
+        refuse_existing(pathlib.Path(output_path), run["overwrite"])
+        refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
         start = time.perf_counter()
-        found = self._calibration(model_path, config, given, _part(callback, 0, _CALIBRATION_SHARE, should_stop))
+        with SampledStatistics(output_path, model_path, config) as keep:
+            part = _part(callback, 0, _CALIBRATION_SHARE, should_stop)
+            found = self._calibration(model_path, config, given, part, keep)
         calibrated = time.perf_counter()
-        sampled = isinstance(found.statistics, core.ActivationStatistics)
         text = core.quantize_model(
             os.fspath(model_path),
             os.fspath(output_path),
-            self._options(config, overwrite=overwrite),
-            _part(callback, _CALIBRATION_SHARE, 1, None) if sampled else callback,
+            self._options(config, run),
+            _part(callback, _CALIBRATION_SHARE, 1, None) if found.sampled else callback,
             should_stop,
             found.statistics,
             found.kind,
@@ -119,18 +132,23 @@ class ArrowQuantV2:
             result["warnings"].append(found.reason)
         return result
 
-    def _options(self, config: DiffusionQuantConfig, overwrite: bool) -> str:
-        return json.dumps({**config.to_dict(), "diffusion": self.mode == "diffusion", "overwrite": overwrite})
+    def _options(self, config: DiffusionQuantConfig, run: dict[str, bool]) -> str:
+        return json.dumps({**config.to_dict(), "diffusion": self.mode == "diffusion", **run})
 
     def _calibration(
-        self, model_path: PathLike, config: DiffusionQuantConfig, given: Any, report: ProgressCallback | None
+        self,
+        model_path: PathLike,
+        config: DiffusionQuantConfig,
+        given: Any,
+        report: ProgressCallback | None,
+        keep: SampledStatistics,
     ) -> Calibration:
         if given is not None:
             statistics = getattr(given, "statistics", given)
             if not isinstance(statistics, core.StatisticsSource):
                 raise ConfigurationError(f"calibration is {given!r}. Give a path, 'auto', 'none' or statistics.")
             return Calibration(statistics, "activations", "activations given by the caller.")
-        return find_calibration(model_path, config, report, may_sample=self.mode == "diffusion")
+        return find_calibration(model_path, config, report, may_sample=self.mode == "diffusion", keep=keep)
 
     def quantize(
         self,
@@ -140,14 +158,15 @@ class ArrowQuantV2:
         group_size: int = 128,
         *,
         overwrite: bool = False,
+        resume: bool = True,
         progress_callback: ProgressCallback | None = None,
         should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
         """Quantize any model at the given width, without a quality threshold. Result as quantize_diffusion_model."""
         config = DiffusionQuantConfig(bit_width=bit_width, group_size=group_size, min_accuracy=0.0)
         return ArrowQuantV2("base").quantize_diffusion_model(
-            model_path, output_path, config, overwrite=overwrite, progress_callback=progress_callback,
-            should_stop=should_stop,
+            model_path, output_path, config, overwrite=overwrite, resume=resume,
+            progress_callback=progress_callback, should_stop=should_stop,
         )  # fmt: skip
 
     def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
@@ -162,7 +181,7 @@ class ArrowQuantV2:
 
     def _plan(self, model_path: PathLike, config: DiffusionQuantConfig) -> dict[str, Any]:
         kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
-        text = core.plan_model(os.fspath(model_path), self._options(config, overwrite=False), None, kind)
+        text = core.plan_model(os.fspath(model_path), self._options(config, {}), None, kind)
         result: dict[str, Any] = json.loads(text)
         return result
 

@@ -29,7 +29,7 @@ class AsyncArrowQuantV2:
     """ArrowQuantV2 with coroutines: the same arguments, results, errors and bytes.
 
     Any number may run at once (64 of them together); all share the core's pool of threads. Cancelling the task that
-    awaits a method stops the run and returns when it has stopped and its temporary files are gone; a run that has
+    awaits a method stops the run and returns when it has stopped; a run that has
     already put its output in place keeps it. ``progress_callback`` is called in the event loop, in order; it may be a
     function or a coroutine function. An exception in it is logged once and never ends the run.
 
@@ -50,14 +50,16 @@ class AsyncArrowQuantV2:
         progress_callback: AsyncProgressCallback | None = None,
         *,
         overwrite: bool = False,
+        resume: bool = True,
     ) -> dict[str, Any]:
         """See ArrowQuantV2.quantize_diffusion_model."""
         async with _reporting(progress_callback) as report:
             return await _run(
                 lambda stopped: self._sync.quantize_diffusion_model(
-                    model_path, output_path, config, calibration, report, overwrite=overwrite, should_stop=stopped
+                    model_path, output_path, config, calibration, report, overwrite=overwrite, resume=resume,
+                    should_stop=stopped,
                 )
-            )
+            )  # fmt: skip
 
     async def quantize(
         self,
@@ -67,14 +69,15 @@ class AsyncArrowQuantV2:
         group_size: int = 128,
         *,
         overwrite: bool = False,
+        resume: bool = True,
         progress_callback: AsyncProgressCallback | None = None,
     ) -> dict[str, Any]:
         """See ArrowQuantV2.quantize."""
         async with _reporting(progress_callback) as report:
             return await _run(
                 lambda stopped: self._sync.quantize(
-                    model_path, output_path, bit_width, group_size, overwrite=overwrite, progress_callback=report,
-                    should_stop=stopped,
+                    model_path, output_path, bit_width, group_size, overwrite=overwrite, resume=resume,
+                    progress_callback=report, should_stop=stopped,
                 )
             )  # fmt: skip
 

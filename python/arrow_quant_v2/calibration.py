@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
@@ -31,13 +31,64 @@ _log = logging.getLogger("arrow_quant_v2")
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Activations for a run: ``statistics`` (of the core, or None), ``kind`` ("activations" of given samples,
-    "synthetic", "none") and ``reason``, a sentence for the user. ``wanted``: activations would have been better."""
+    "synthetic", "none") and ``reason``, a sentence for the user. ``wanted``: activations would have been better.
+    ``sampled``: the model was run for them."""
 
     statistics: Any
     kind: str
     reason: str
     wanted: bool = True
     owner: Any = None  # keeps what the statistics are read from
+    sampled: bool = False
+
+
+class SampledStatistics:
+    """The activations of a model's own sampling, kept beside the unfinished output of a run.
+
+    Sampling takes long, and on another number of threads its sums differ in their last bits: a run that continues an
+    interrupted one needs the very same. As a context it keeps the output to this run.
+
+    Args:
+        output: the directory that the run makes.
+        model_path: what is sampled.
+        config: every option counts but the number of threads.
+    """
+
+    def __init__(
+        self, output: str | os.PathLike[str], model_path: str | os.PathLike[str], config: DiffusionQuantConfig
+    ) -> None:
+        self._output = os.fspath(output)
+        self._path = pathlib.Path(core.staging_directory(self._output)) / "statistics.parquet"
+        self._made_from = self._path.with_suffix(".json")  # written last
+        options = {key: value for key, value in config.to_dict().items() if key != "num_threads"}
+        self._options = json.loads(json.dumps(options))
+        self._model_path = model_path
+        self._lock: Any = None
+
+    def __enter__(self) -> Self:
+        self._lock = core.RunLock(self._output)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def load(self) -> Any:
+        """Those of an earlier run of this model and configuration, or None."""
+        try:
+            if json.loads(self._made_from.read_text("utf-8")) != self._options:
+                return None
+            statistics = core.StatisticsFile(os.fspath(self._path))
+        except (OSError, ValueError, ArrowQuantError):
+            return None  # none, or not complete
+        of_this_model = json.loads(statistics.facts).get("model_fingerprint") == model_fingerprint(self._model_path)
+        return statistics if of_this_model else None
+
+    def save(self, collected: Any) -> Any:
+        """Keep new ones (see statistics_run.Collected); what a later run will load."""
+        self._made_from.unlink(missing_ok=True)
+        collected.save(self._path)
+        self._made_from.write_text(json.dumps(self._options), "utf-8")
+        return core.StatisticsFile(os.fspath(self._path))
 
 
 def time_boundaries(span: float, num_time_groups: int, steps: int = 0) -> list[float]:
@@ -110,11 +161,13 @@ def find_calibration(
     config: DiffusionQuantConfig,
     progress_callback: Callable[[str, float], None] | None = None,
     may_sample: bool = True,
+    keep: SampledStatistics | None = None,
 ) -> Calibration:
     """What ``config.calibration`` stands for.
 
     "auto": activation_statistics.parquet in the model's folder, else the model's own sampling where its class can be
-    built and sampled (and ``may_sample``), else none; "synthetic" and a path must succeed.
+    built and sampled (and ``may_sample``), else none; "synthetic" and a path must succeed. ``keep`` says where sampled
+    statistics are kept for another run, and may have those of an earlier one.
     """
     wanted = config.calibration
     if wanted == "none":
@@ -122,7 +175,7 @@ def find_calibration(
     if (config.rounding == "nearest" or config.strategy == "none") and wanted == "auto":
         return Calibration(None, "none", "nearest rounding needs no activations: weights only.", wanted=False)
     if wanted == "synthetic":
-        return _synthetic(model_path, config, progress_callback)
+        return _synthetic(model_path, config, progress_callback, keep)
     if wanted != "auto":
         return _from_file(pathlib.Path(wanted), model_path)
     beside = _folder(model_path) / CALIBRATION_FILE
@@ -136,7 +189,7 @@ def find_calibration(
     if missing:
         return _weights_only(f"{', '.join(missing)} not installed, so the model cannot be run")
     try:
-        return _synthetic(model_path, config, progress_callback)
+        return _synthetic(model_path, config, progress_callback, keep)
     except (UnsupportedModelError, ModelNotFoundError) as error:
         return _weights_only(str(error))
     except ArrowQuantError as error:
@@ -170,9 +223,14 @@ def _synthetic(
     model_path: str | os.PathLike[str],
     config: DiffusionQuantConfig,
     progress_callback: Callable[[str, float], None] | None,
+    keep: SampledStatistics | None,
 ) -> Calibration:
+    found = keep.load() if keep is not None else None
+    if found is not None:
+        return Calibration(found, "synthetic", f"activations of {json.loads(found.facts)['description']}.")
     from arrow_quant_v2.torch.calibrate import sample_model
 
     collected = sample_model(model_path, config, progress_callback)
     reason = f"activations of {collected.description}."
-    return Calibration(collected.statistics, "synthetic", reason, owner=collected)
+    statistics = collected.statistics if keep is None else keep.save(collected)
+    return Calibration(statistics, "synthetic", reason, owner=collected, sampled=True)

@@ -105,7 +105,7 @@ class ResourceError(ArrowQuantError, OSError):
 
 
 class CancelledError(ArrowQuantError):
-    """The caller asked to stop; nothing half-written is left."""
+    """The caller asked to stop; nothing is under the name of the output."""
 
     default_code = "cancelled"
 

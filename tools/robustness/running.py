@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -82,7 +83,7 @@ def killed(folder: pathlib.Path) -> str:
         "base",
     ]
     with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
-        while not list(folder.glob(".q.partial-*")) and run.poll() is None:
+        while not list(folder.glob(".q.partial")) and run.poll() is None:
             time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
     expect(not (folder / "q").exists(), "something is under the name of the output")
@@ -90,6 +91,29 @@ def killed(folder: pathlib.Path) -> str:
     quantize(source, folder / "other")
     expect(digest(folder / "q") == digest(folder / "other"), "the next run gives other bytes")
     return "nothing under the name of the output; the next run gives the bytes of an undisturbed one"
+
+
+def continued(folder: pathlib.Path) -> str:
+    tensors = {f"blocks.{i}.attn.to_q.weight": normal(1024, 2048) for i in range(12)}
+    source = make_model(folder / "m", tensors)
+    quantize(source, folder / "other")
+    line = ["quantize", str(source), str(folder / "q"), "--mode", "base", "--min-accuracy", "0"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "arrow_quant_v2.cli.main", *line], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    with run:
+        while run.poll() is None and not any(f.stat().st_size > 2**21 for f in folder.glob(".q.partial/progress/*")):
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+    expect(run.returncode == -signal.SIGKILL and not (folder / "q").exists(), "the run ended before it was killed")
+    changed = command(*line, "--bits", 8)
+    expect(changed.returncode == 2 and "bit_width was 4 and is 8" in changed.stderr, changed.stderr)
+    result = command(*line, "--resume", "--json")
+    expect(result.returncode == 0, result.stderr)
+    resumed = json.loads(result.stdout)["resumed_tensors"]
+    expect(0 < resumed < 12, f"{resumed} tensors were finished")
+    expect(digest(folder / "q") == digest(folder / "other"), "other bytes")
+    return "goes on behind the last finished tensor and gives the same bytes; names the option that has changed"
 
 
 def cancelled(folder: pathlib.Path) -> str:

@@ -223,4 +223,18 @@ std::vector<fs::path> Checkpoint::ChangedFiles() const {
   return changed;
 }
 
+void Checkpoint::RefuseChanged() const {
+  for (const SafetensorsFile& opened : opened_) {
+    const MmapFile& file = opened.file();
+    if (file.ChangedSinceOpen()) {
+      throw Error(ErrorCode::kIo, "the source changed while it was read",
+                  {.file = file.path().string(), .remedy = "Run again when nothing writes to it."});
+    }
+    if (file.ReadFailed()) {
+      throw Error(ErrorCode::kIo, "the source could not be read to its end",
+                  {.file = file.path().string(), .remedy = "Check the disk, then run again."});
+    }
+  }
+}
+
 }  // namespace arrow_quant

@@ -64,6 +64,8 @@ class Checkpoint {
   std::uint64_t Fingerprint() const;
   // Files whose content may differ from what was opened.
   std::vector<std::filesystem::path> ChangedFiles() const;
+  // Throws Error kIo for a file that has changed, or that could not be read everywhere: Data() has given zeros then.
+  void RefuseChanged() const;
 
  private:
   Checkpoint() = default;

@@ -79,21 +79,25 @@ MmapFile::MmapFile(const std::filesystem::path& path) : path_(path) {
                 {.file = path.string()});
   }
   data_ = static_cast<const std::byte*>(mapped);
+  guard_ = std::make_unique<MappingGuard>(mapped, static_cast<std::size_t>(stamp_.size));
 }
 
 MmapFile::~MmapFile() {
+  guard_.reset();
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), static_cast<std::size_t>(stamp_.size));
 }
 
 MmapFile::MmapFile(MmapFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      stamp_(std::exchange(other.stamp_, {})) {}
+      stamp_(std::exchange(other.stamp_, {})),
+      guard_(std::move(other.guard_)) {}
 
 MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(stamp_, other.stamp_);
+  std::swap(guard_, other.guard_);
   return *this;
 }
 

@@ -3,7 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
+
+#include "arrow_quant/io/mapping_guard.h"
 
 namespace arrow_quant {
 
@@ -42,6 +45,8 @@ class MmapFile {
 
   // True when the path now names other content: replaced, resized, rewritten or removed.
   bool ChangedSinceOpen() const noexcept;
+  // True when pages could not be read, because the file was cut or the disk failed; they were given out as zeros.
+  bool ReadFailed() const noexcept { return guard_ != nullptr && guard_->failed(); }
 
  private:
   void Advise(std::uint64_t offset, std::uint64_t length, int advice) const noexcept;
@@ -49,6 +54,7 @@ class MmapFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   FileStamp stamp_;
+  std::unique_ptr<MappingGuard> guard_;
 };
 
 }  // namespace arrow_quant

@@ -9,6 +9,7 @@ ModelOptions OptionsOf(const DiffusionQuantConfig& config, const RunOptions& run
   ModelOptions options = ModelOptionsFromConfig(config);
   options.diffusion = run.diffusion;
   options.overwrite = run.overwrite;
+  options.resume = run.resume;
   return options;
 }
 

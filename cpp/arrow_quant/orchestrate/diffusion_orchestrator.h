@@ -13,6 +13,7 @@ namespace arrow_quant {
 struct RunOptions {
   bool diffusion = true;   // false: any model, no modality asked for
   bool overwrite = false;  // replace an output directory that is there
+  bool resume = true;      // continue an interrupted run, see QuantizeModel
 };
 
 // Quantizes whole models by one configuration. Immutable, so that threads may share it; its runs share one thread pool.
@@ -27,8 +28,9 @@ class DiffusionOrchestrator {
 
   // Reads the model at `input` (a .safetensors file, an index, or a model's directory) and writes Parquet V2 Extended
   // with a manifest to the directory `output`, as the free function of the same name. Throws Error; nothing is then
-  // left under `output`. A stop request ends the run with kCancelled. An exception of `progress` ends it, too.
-  // Activations are used where `calibration` has them; the configuration's key of that name is the caller's to act on.
+  // under `output`, and a run of the same source and configuration continues what was finished. A stop request ends the
+  // run with kCancelled. An exception of `progress` ends it, too. Activations are used where `calibration` has them;
+  // the configuration's key of that name is the caller's to act on.
   ModelResult QuantizeModel(const std::filesystem::path& input, const std::filesystem::path& output,
                             const ProgressFunction& progress = {}, const std::stop_token& stop = {},
                             const ModelCalibration& calibration = {}) const;

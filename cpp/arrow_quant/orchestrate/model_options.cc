@@ -200,6 +200,7 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   Read(json, "fail_fast", options.fail_fast);
   Read(json, "num_threads", options.num_threads);
   Read(json, "overwrite", options.overwrite);
+  Read(json, "resume", options.resume);
   Read(json, "keep_patterns", options.keep_patterns);
   Read(json, "quantize_patterns", options.quantize_patterns);
   Read(json, "transposed_patterns", options.transposed_patterns);

@@ -57,6 +57,7 @@ struct ModelOptions {
   TimeWeightOptions time_weights;
   int num_threads = 0;  // 0: all CPUs of this process
   bool overwrite = false;
+  bool resume = true;  // continue an interrupted run of the same options and source; false: begin anew
   // Bits of single layers by exact name or regular expression, tried in this order; 16 keeps the layer.
   std::vector<std::pair<std::string, int>> layer_bit_widths;
   std::vector<std::string> keep_patterns;
@@ -66,12 +67,12 @@ struct ModelOptions {
   std::optional<std::string> variant;
 };
 
-// From the JSON of a DiffusionQuantConfig and the keys `diffusion` and `overwrite`. Throws Error kConfiguration naming
-// key and value, also for values that ask for what this version does not do.
+// From the JSON of a DiffusionQuantConfig and the keys `diffusion`, `overwrite` and `resume`. Throws Error
+// kConfiguration naming key and value, also for values that ask for what this version does not do.
 ModelOptions ModelOptionsFromJson(std::string_view text);
 
-// The same from a configuration, with `diffusion` and `overwrite` at their defaults. Throws as ModelOptionsFromJson and
-// DiffusionQuantConfig::Validate do.
+// The same from a configuration, with `diffusion`, `overwrite` and `resume` at their defaults. Throws as
+// ModelOptionsFromJson and DiffusionQuantConfig::Validate do.
 ModelOptions ModelOptionsFromConfig(const DiffusionQuantConfig& config);
 
 }  // namespace arrow_quant

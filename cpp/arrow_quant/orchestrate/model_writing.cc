@@ -11,6 +11,7 @@
 #include "arrow_quant/io/atomic_file.h"
 #include "arrow_quant/io/parquet/manifest.h"
 #include "arrow_quant/orchestrate/activation_tables.h"
+#include "arrow_quant/orchestrate/run_key.h"
 
 namespace arrow_quant {
 namespace {
@@ -98,18 +99,6 @@ void CopyOthers(const ModelSource& source, const fs::path& directory) {
   }
 }
 
-// Of all components' checkpoints, in their order.
-std::string SourceFingerprint(const ModelSource& source) {
-  std::string text;
-  for (const SourceComponent& component : source.components) {
-    char digits[17];
-    std::snprintf(digits, sizeof(digits), "%016llx",
-                  static_cast<unsigned long long>(component.checkpoint.Fingerprint()));
-    text += (text.empty() ? "" : "-") + std::string(digits);
-  }
-  return text;
-}
-
 }  // namespace
 
 ComponentWriting::ComponentWriting(const SourceComponent& component, fs::path directory, std::string modality)
@@ -122,9 +111,7 @@ ComponentWriting::ComponentWriting(const SourceComponent& component, fs::path di
 }
 
 void ComponentWriting::OpenFor(int file_index) {
-  if (file_index == file_index_) return;
-  if (writer_) files_.push_back(writer_->Close());
-  file_index_ = file_index;
+  if (writer_) return;
   const fs::path& source = component_.checkpoint.files()[static_cast<std::size_t>(file_index)].path;
   writer_ =
       std::make_unique<ParquetModelWriter>(directory_ / (source.stem().string() + ".parquet"),
@@ -197,10 +184,11 @@ void ComponentWriting::Append(const TensorInfo& info, const MatrixShape& matrix,
   }
 }
 
-std::vector<WrittenFile> ComponentWriting::Close() {
-  if (writer_) files_.push_back(writer_->Close());
+std::optional<WrittenFile> ComponentWriting::CloseFile() {
+  if (!writer_) return std::nullopt;
+  WrittenFile file = writer_->Close();
   writer_.reset();
-  return std::move(files_);
+  return file;
 }
 
 void WriteSideFiles(const ModelSource& source, const ModelOptions& options, const ModelResult& result,

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,11 +19,12 @@ class ComponentWriting {
  public:
   ComponentWriting(const SourceComponent& component, std::filesystem::path directory, std::string modality);
 
-  // Rows of one tensor; tensors come in the order of the checkpoint. A large one is split into parts.
+  // Rows of one tensor; tensors come in the order of the checkpoint, and CloseFile() is between those of two source
+  // files. A large one is split into parts.
   void Append(const TensorInfo& info, const MatrixShape& matrix, const TensorOutcome& outcome);
 
-  // Finishes the last file. The files in the order in which they were written.
-  std::vector<WrittenFile> Close();
+  // Finishes the file; nothing when no tensor has come since the last one.
+  std::optional<WrittenFile> CloseFile();
 
  private:
   void OpenFor(int file_index);
@@ -32,9 +34,7 @@ class ComponentWriting {
   const SourceComponent& component_;
   std::filesystem::path directory_;
   std::string modality_;
-  int file_index_ = -1;
   std::unique_ptr<ParquetModelWriter> writer_;
-  std::vector<WrittenFile> files_;
 };
 
 // Copies config.json, tokenizer and the other files that hold no weights, writes metadata.json, adds

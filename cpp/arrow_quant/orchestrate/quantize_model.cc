@@ -3,23 +3,23 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <cmath>
-#include <future>
-#include <memory>
+#include <cstdint>
+#include <iterator>
+#include <new>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/name_pattern.h"
-#include "arrow_quant/base/thread_pool.h"
 #include "arrow_quant/calibrate/time_weights.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
-#include "arrow_quant/orchestrate/float8_weight.h"
+#include "arrow_quant/orchestrate/component_run.h"
 #include "arrow_quant/orchestrate/model_writing.h"
+#include "arrow_quant/orchestrate/run_key.h"
 #include "arrow_quant/orchestrate/staging_directory.h"
 #include "arrow_quant/orchestrate/tensor_quantizer.h"
 
@@ -27,14 +27,6 @@ namespace arrow_quant {
 namespace {
 
 namespace fs = std::filesystem;
-
-// What one tensor gets.
-struct TensorPlan {
-  TensorDecision decision;
-  int bits = 0;
-  const ScaleShape* scale = nullptr;  // of an 8-bit float weight
-  bool merged = false;                // is itself such a scale, and ends with its weight
-};
 
 struct Resolved {
   ModelSource source;
@@ -214,116 +206,17 @@ double PeakMemoryMb() {
   return static_cast<double>(usage.ru_maxrss) * 1024 / 1e6;
 }
 
-// Tensors quantized side by side: at most so many, and so many weights together.
-constexpr std::size_t kBatchTensors = 64;
-constexpr std::int64_t kBatchWeights = std::int64_t{1} << 22;
+void AddSums(const ErrorSums& part, ErrorSums& total) {
+  total.ww += part.ww;
+  total.wq += part.wq;
+  total.qq += part.qq;
+  total.ee += part.ee;
+}
 
-// Quantizes the tensors of one component, batch by batch. A batch is written while the next is quantized.
-class ComponentRun {
- public:
-  ComponentRun(const SourceComponent& component, const fs::path& directory, const std::string& modality,
-               const TensorContext& context)
-      : component_(component), writing_(component, directory, modality), context_(context) {}
-
-  ErrorSums Run(const std::vector<TensorPlan>& plans,
-                const std::function<void(const std::string&, std::int64_t)>& progress, const std::stop_token& stop,
-                std::vector<TensorReport>& reports) {
-    ErrorSums total;
-    for (std::size_t begin = 0; begin < plans.size();) {
-      if (stop.stop_requested()) throw Error(ErrorCode::kCancelled, "stopped on request");
-      const std::size_t end = BatchEnd(begin);
-      auto outcomes = std::make_shared<std::vector<TensorOutcome>>(end - begin);
-      ThreadPool::Shared().ParallelFor(
-          static_cast<std::int64_t>(end - begin), context_.options.num_threads,
-          [&](std::int64_t i) {
-            (*outcomes)[static_cast<std::size_t>(i)] =
-                QuantizeOne(begin + static_cast<std::size_t>(i), plans, progress, stop);
-          },
-          stop);
-      for (std::size_t i = begin; i < end; ++i) {
-        if (plans[i].merged) continue;
-        AddSums((*outcomes)[i - begin].sums, total);
-        reports.push_back((*outcomes)[i - begin].report);
-      }
-      WriteBehind(begin, plans, std::move(outcomes));
-      begin = end;
-    }
-    if (pending_.valid()) pending_.get();
-    return total;
-  }
-
-  std::vector<WrittenFile> Close() { return writing_.Close(); }
-  std::int64_t progress_base() const { return progress_base_; }
-
- private:
-  static void AddSums(const ErrorSums& part, ErrorSums& total) {
-    total.ww += part.ww;
-    total.wq += part.wq;
-    total.qq += part.qq;
-    total.ee += part.ee;
-  }
-
-  // Small tensors are quantized side by side, a large one by its rows.
-  std::size_t BatchEnd(std::size_t begin) const {
-    const auto& tensors = component_.checkpoint.tensors();
-    std::int64_t weights = tensors[begin].num_elements;
-    std::size_t end = begin + 1;
-    while (end < tensors.size() && end - begin < kBatchTensors &&
-           weights + tensors[end].num_elements <= kBatchWeights) {
-      weights += tensors[end++].num_elements;
-    }
-    return end;
-  }
-
-  TensorOutcome QuantizeOne(std::size_t i, const std::vector<TensorPlan>& plans,
-                            const std::function<void(const std::string&, std::int64_t)>& progress,
-                            const std::stop_token& stop) {
-    const TensorInfo& info = component_.checkpoint.tensors()[i];
-    if (plans[i].merged) return {};
-    const auto quantize = [&](const TensorInfo& tensor, std::span<const std::byte> bytes) {
-      return QuantizeTensor(
-          {tensor, bytes, plans[i].decision, plans[i].bits, component_.name}, context_,
-          [&](std::int64_t done) { progress(info.name, done); }, stop);
-    };
-    TensorOutcome outcome = plans[i].scale == nullptr ? quantize(info, component_.checkpoint.Data(info))
-                                                      : QuantizeFloat8(info, *plans[i].scale, quantize);
-    if (plans[i].decision.quantize) progress_base_ += info.num_elements;
-    return outcome;
-  }
-
-  // A weight with its scale applied; where it is kept, it is stored as bfloat16.
-  template <typename Quantize>
-  TensorOutcome QuantizeFloat8(const TensorInfo& info, const ScaleShape& scale, const Quantize& quantize) const {
-    const ExpandedWeight weight = ExpandFloat8(component_.checkpoint, info, scale);
-    TensorOutcome outcome = quantize(weight.info, weight.bytes());
-    outcome.report.dtype = TorchName(DType::kBF16);
-    outcome.report.source_bytes = info.num_bytes;
-    if (outcome.report.quantized) return outcome;
-    outcome.replacement = ToBFloat16Bytes(weight.values);
-    outcome.report.stored_bytes = static_cast<std::int64_t>(outcome.replacement.size());
-    outcome.report.reason += "; stored as bfloat16 with its scale applied";
-    return outcome;
-  }
-
-  void WriteBehind(std::size_t begin, const std::vector<TensorPlan>& plans,
-                   std::shared_ptr<std::vector<TensorOutcome>> outcomes) {
-    if (pending_.valid()) pending_.get();
-    pending_ = std::async(std::launch::async, [this, begin, &plans, outcomes = std::move(outcomes)] {
-      for (std::size_t i = 0; i < outcomes->size(); ++i) {
-        const TensorInfo& info = component_.checkpoint.tensors()[begin + i];
-        if (plans[begin + i].merged) continue;
-        writing_.Append(info, plans[begin + i].decision.matrix, (*outcomes)[i]);
-        component_.checkpoint.Release(info);
-      }
-    });
-  }
-
-  const SourceComponent& component_;
-  ComponentWriting writing_;
-  TensorContext context_;
-  std::atomic<std::int64_t> progress_base_{0};
-  std::future<void> pending_;
-};
+bool SourceChanged(const ModelSource& source) {
+  return std::any_of(source.components.begin(), source.components.end(),
+                     [](const SourceComponent& component) { return !component.checkpoint.ChangedFiles().empty(); });
+}
 
 void WarnOfNonFiniteRows(ModelResult& result) {
   std::string layers;
@@ -335,15 +228,6 @@ void WarnOfNonFiniteRows(ModelResult& result) {
   if (count == 0) return;
   if (count > 3) layers += " and " + std::to_string(count - 3) + " more";
   result.warnings.push_back("rows of activations with NaN or infinity were left out: " + layers);
-}
-
-void RefuseChangedSource(const ModelSource& source) {
-  for (const SourceComponent& component : source.components) {
-    const auto changed = component.checkpoint.ChangedFiles();
-    if (changed.empty()) continue;
-    throw Error(ErrorCode::kIo, "the source changed while it was read",
-                {.file = changed.front().string(), .remedy = "Run again when nothing writes to it."});
-  }
 }
 
 // What a tensor will get, from its header; stored_bytes is an upper estimate.
@@ -377,26 +261,58 @@ TensorReport PlannedReport(const TensorInfo& info, const TensorPlan& plan, const
   return report;
 }
 
-// Hours of work must not end on a full disk.
-void CheckFreeSpace(const Resolved& r, const ModelOptions& options, const fs::path& directory) {
-  std::int64_t needed = 0;
+struct SpaceNeeds {
+  std::int64_t output = 0;
+  std::int64_t spool = 0;  // the largest file's quantized tensors
+};
+
+SpaceNeeds EstimateSpace(const Resolved& r, const ModelOptions& options) {
+  SpaceNeeds needs;
   for (std::size_t c = 0; c < r.plans.size(); ++c) {
     const auto& tensors = r.source.components[c].checkpoint.tensors();
+    std::int64_t of_file = 0;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (!r.plans[c][i].merged) needed += PlannedReport(tensors[i], r.plans[c][i], options, r.strategy).stored_bytes;
+      if (i == 0 || tensors[i].file_index != tensors[i - 1].file_index) of_file = 0;
+      if (r.plans[c][i].merged) continue;
+      const TensorReport report = PlannedReport(tensors[i], r.plans[c][i], options, r.strategy);
+      needs.output += report.stored_bytes;
+      if (report.quantized) of_file += report.stored_bytes;
+      needs.spool = std::max(needs.spool, of_file);
     }
   }
   std::error_code error;
   for (const std::string& name : r.source.other_files) {
     const std::uintmax_t size = fs::file_size(r.source.root / name, error);
-    if (!error) needed += static_cast<std::int64_t>(size);
+    if (!error) needs.output += static_cast<std::int64_t>(size);
   }
-  const fs::space_info space = fs::space(directory, error);
-  if (error || space.available >= static_cast<std::uintmax_t>(needed)) return;
+  return needs;
+}
+
+std::int64_t BytesIn(const fs::path& directory) {
+  std::int64_t bytes = 0;
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    std::error_code no_file;
+    const std::uintmax_t size = fs::file_size(it->path(), no_file);
+    if (!no_file) bytes += static_cast<std::int64_t>(size);
+  }
+  return bytes;
+}
+
+// Hours of work must not end on a full disk. False where there is room for the output only, not for a spool as well.
+bool CheckFreeSpace(const Resolved& r, const ModelOptions& options, StagingDirectory& staging) {
+  const SpaceNeeds needs = EstimateSpace(r, options);
+  const std::int64_t output = needs.output - BytesIn(staging.path());
+  const std::int64_t spool = needs.spool - static_cast<std::int64_t>(staging.journal().SpoolBytes());
+  std::error_code error;
+  const fs::space_info space = fs::space(staging.path(), error);
+  const auto available = static_cast<std::int64_t>(std::min<std::uintmax_t>(space.available, INT64_MAX));
+  if (error || available >= output + std::max<std::int64_t>(spool, 0)) return true;
+  if (available >= output) return false;
   throw Error(ErrorCode::kResource,
-              "the output may need " + std::to_string((needed + 999999) / 1000000) + " MB, and " +
-                  std::to_string(space.available / 1000000) + " MB are free",
-              {.file = directory.string(), .remedy = "Free space, or choose another output."});
+              "the output may need " + std::to_string((output + 999999) / 1000000) + " MB, and " +
+                  std::to_string(available / 1000000) + " MB are free",
+              {.file = staging.path().string(), .remedy = "Free space, or choose another output."});
 }
 
 // With --overwrite the output takes the place of what is there, which must not be what is read.
@@ -412,6 +328,70 @@ void RefuseOutputOverInput(const fs::path& input, const fs::path& output) {
               {.file = output.string(), .remedy = "Choose another output."});
 }
 
+// A run that the same command would end in the same way leaves nothing to continue from.
+bool EndsAgain(ErrorCode code) {
+  return code != ErrorCode::kIo && code != ErrorCode::kResource && code != ErrorCode::kCancelled;
+}
+
+void QuantizeComponents(Resolved& r, const ModelOptions& options, const ProgressFunction& progress,
+                        const std::stop_token& stop, StagingDirectory& staging) {
+  const bool spool = CheckFreeSpace(r, options, staging);
+  if (!spool) {
+    r.result.warnings.push_back(
+        "the disk has room for the output only: an interrupted run will begin its current file anew");
+  }
+  const double all = static_cast<double>(std::max<std::int64_t>(r.weights_to_quantize, 1));
+  ErrorSums total;
+  std::int64_t done_before = 0;
+  std::vector<WrittenFile> files;
+  for (std::size_t c = 0; c < r.source.components.size(); ++c) {
+    const SourceComponent& component = r.source.components[c];
+    ComponentRun run(component, staging.path() / component.directory, r.result.modality,
+                     {options, r.strategy, r.calibration}, {staging.journal(), c, spool});
+    ComponentResult part = run.Run(
+        r.plans[c],
+        [&](const std::string& name, std::int64_t done) {
+          if (!progress) return;
+          const auto so_far = static_cast<double>(done_before + run.progress_base() + done);
+          progress(name, std::min(1.0, so_far / all));
+        },
+        stop);
+    done_before += run.progress_base();
+    AddSums(part.sums, total);
+    std::move(part.reports.begin(), part.reports.end(), std::back_inserter(r.result.tensors));
+    std::move(part.files.begin(), part.files.end(), std::back_inserter(files));
+    r.result.resumed_tensors += part.resumed_tensors;
+  }
+  WarnOfNonFiniteRows(r.result);
+  for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
+  r.result.cosine = Cosine(total);
+  r.result.sqnr_db = SqnrDb(total);
+  WriteSideFiles(r.source, options, r.result, files, staging.path());
+  for (const SourceComponent& component : r.source.components) component.checkpoint.RefuseChanged();
+}
+
+// Runs body(); the system's refusals become Errors.
+template <typename Body>
+void WithSystemErrors(const fs::path& output, const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kResource, "not enough memory",
+                {.file = output.string(), .remedy = "Use fewer threads, or raise the limit (ulimit -v)."});
+  } catch (const fs::filesystem_error& error) {
+    throw Error(ErrorCode::kIo, error.code().message(), {.file = error.path1().string()});
+  } catch (const std::system_error& error) {  // no more threads
+    throw Error(ErrorCode::kResource, std::string("the system refused: ") + error.what(), {.file = output.string()});
+  }
+}
+
+Error WithHint(const Error& error) {
+  ErrorContext context = error.context();
+  context.remedy += (context.remedy.empty() ? "" : " ") +
+                    std::string("What is finished is kept: the same command continues from there.");
+  return {error.code(), error.message(), std::move(context)};
+}
+
 }  // namespace
 
 ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const ModelOptions& options,
@@ -421,38 +401,20 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   RefuseOutputOverInput(input, output);
   Resolved r = Resolve(input, options, calibration);
   StagingDirectory staging(output, options.overwrite);
-  CheckFreeSpace(r, options, staging.path());
-  const double all = static_cast<double>(std::max<std::int64_t>(r.weights_to_quantize, 1));
-  ErrorSums total;
-  std::int64_t done_before = 0;
-  std::vector<WrittenFile> files;
-  for (std::size_t c = 0; c < r.source.components.size(); ++c) {
-    const SourceComponent& component = r.source.components[c];
-    ComponentRun run(component, staging.path() / component.directory, r.result.modality,
-                     {options, r.strategy, r.calibration});
-    const ErrorSums sums = run.Run(
-        r.plans[c],
-        [&](const std::string& name, std::int64_t done) {
-          if (!progress) return;
-          const auto so_far = static_cast<double>(done_before + run.progress_base() + done);
-          progress(name, std::min(1.0, so_far / all));
-        },
-        stop, r.result.tensors);
-    done_before += run.progress_base();
-    total.ww += sums.ww;
-    total.wq += sums.wq;
-    total.qq += sums.qq;
-    total.ee += sums.ee;
-    for (WrittenFile& file : run.Close()) files.push_back(std::move(file));
+  if (!staging.locked()) {
+    r.result.warnings.push_back("the output's file system knows no locks: a second run on it would not be noticed");
   }
-  RefuseChangedSource(r.source);
-  WarnOfNonFiniteRows(r.result);
-  for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
-  r.result.cosine = Cosine(total);
-  r.result.sqnr_db = SqnrDb(total);
-  r.result.quantized_path = output.string();
-  WriteSideFiles(r.source, options, r.result, files, staging.path());
+  staging.Begin(RunKey(r.source, options, r.calibration), options.resume);
+  try {
+    WithSystemErrors(output, [&] { QuantizeComponents(r, options, progress, stop, staging); });
+  } catch (const Error& error) {
+    const bool changed = SourceChanged(r.source);
+    if (changed || EndsAgain(error.code())) staging.Discard();
+    if (staging.ended() || error.code() == ErrorCode::kCancelled || !staging.journal().HasWork()) throw;
+    throw WithHint(error);
+  }
   staging.Commit();
+  r.result.quantized_path = output.string();
   r.result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   r.result.peak_memory_mb = PeakMemoryMb();
   if (progress) progress("done", 1.0);

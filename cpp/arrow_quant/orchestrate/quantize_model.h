@@ -16,8 +16,11 @@ using ProgressFunction = std::function<void(const std::string& message, double f
 
 // Reads the model at `input`, quantizes it, and writes Parquet V2 Extended with a manifest to the directory `output`.
 //
-// Everything is written to a hidden directory beside `output`, which is renamed at the end: a run that fails, is
-// cancelled or killed leaves nothing under the name `output`. Throws Error.
+// Everything is written to the hidden directory ".<output>.partial" beside `output`, which is renamed at the end: a run
+// that fails, is cancelled or killed leaves nothing under the name `output`. What it has finished stays in the hidden
+// directory where another run may need it: one of the same program, source, options and calibration continues from
+// there and gives the same bytes (see RunJournal::Continues for overwrite and resume). A second run on the same output
+// is refused with kInvalidArgument while the first goes on. Throws Error.
 ModelResult QuantizeModel(const std::filesystem::path& input, const std::filesystem::path& output,
                           const ModelOptions& options, const ProgressFunction& progress = {},
                           const std::stop_token& stop = {}, const ModelCalibration& calibration = {});

@@ -178,6 +178,7 @@ std::string ToJson(const ModelResult& result) {
   json["layers_fallen_back"] = result.layers_fallen_back();
   json["fallback_rate"] = result.fallback_rate();
   json["warnings"] = result.warnings;
+  json["resumed_tensors"] = result.resumed_tensors;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;
   return json.dump();

@@ -101,6 +101,7 @@ struct ModelResult {
   std::int64_t num_params = 0;
   double cosine = 1;  // over all quantized weights together
   double sqnr_db = 0;
+  std::int64_t resumed_tensors = 0;  // that an interrupted run had finished
   double seconds = 0;
   double peak_memory_mb = 0;
   std::vector<TensorReport> tensors;

@@ -1,10 +1,11 @@
 #include "arrow_quant/orchestrate/staging_directory.h"
 
-#include <unistd.h>
+#include <fcntl.h>
 
-#include <atomic>
+#include <cstdio>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "arrow_quant/base/error.h"
 
@@ -31,60 +32,114 @@ bool HoldsModel(const fs::path& directory) {
   return false;
 }
 
+void RefuseExisting(const fs::path& target, bool overwrite) {
+  std::error_code ignored;
+  if (!fs::exists(target, ignored)) return;
+  if (fs::is_directory(target) && fs::is_empty(target)) return;
+  if (!overwrite) {
+    throw Error(ErrorCode::kInvalidArgument, "the output exists and is not empty",
+                {.file = target.string(), .remedy = "Choose another output or use --overwrite."});
+  }
+  if (!HoldsModel(target)) {
+    throw Error(ErrorCode::kInvalidArgument, "the output holds no model, so it is not replaced",
+                {.file = target.string(), .remedy = "Choose another output, or empty it yourself."});
+  }
+}
+
+// The target, once it is known that it may be written to: a refusal makes no directory.
+fs::path Checked(const fs::path& target, bool overwrite) {
+  fs::path path = Normalized(target);
+  RefuseExisting(path, overwrite);
+  return path;
+}
+
+// What only this run can have written there: files of the target get their names when they are complete, and those of
+// weights are written again or found in the journal.
+void RemoveAllButWeights(const fs::path& directory) {
+  std::vector<fs::path> others;
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    if (!it->is_directory() && it->path().extension() != ".parquet") others.push_back(it->path());
+  }
+  for (const fs::path& path : others) fs::remove(path, error);
+}
+
 }  // namespace
 
 StagingDirectory::StagingDirectory(const fs::path& target, bool overwrite)
-    : target_(Normalized(target)), overwrite_(overwrite) {
-  RefuseExisting();
-  // Two runs of one process may have the same target; the later one to end is then told so.
-  static std::atomic<int> count{0};
-  const std::string suffix = std::to_string(::getpid()) + "-" + std::to_string(count++);
-  staging_ = target_.parent_path() / ("." + target_.filename().string() + ".partial-" + suffix);
-  std::error_code error;
-  fs::remove_all(staging_, error);
-  fs::create_directories(staging_, error);
-  if (error) {
-    throw Error(ErrorCode::kIo, "cannot make the output directory: " + error.message(),
-                {.file = staging_.string(), .remedy = "Check the rights and the free space of its parent."});
-  }
+    : target_(Checked(target, overwrite)),
+      overwrite_(overwrite),
+      directory_(PathFor(target_)),
+      output_(directory_ / "output"),
+      replaced_(directory_ / "replaced"),
+      lock_(directory_),
+      journal_(directory_) {
+  RestoreReplaced();
+  RefuseExisting(target_, overwrite_);
+}
+
+fs::path StagingDirectory::PathFor(const fs::path& target) {
+  const fs::path path = Normalized(target);
+  return path.parent_path() / ("." + path.filename().string() + ".partial");
 }
 
 StagingDirectory::~StagingDirectory() {
-  if (committed_) return;
-  std::error_code ignored;
-  fs::remove_all(staging_, ignored);
+  if (!ended_ && !journal_.HasWork()) Discard();
 }
 
-void StagingDirectory::RefuseExisting() const {
+// A run was killed between the two renames of Replace().
+void StagingDirectory::RestoreReplaced() {
   std::error_code ignored;
-  if (!fs::exists(target_, ignored)) return;
-  if (fs::is_directory(target_) && fs::is_empty(target_)) return;
-  if (!overwrite_) {
-    throw Error(ErrorCode::kInvalidArgument, "the output exists and is not empty",
-                {.file = target_.string(), .remedy = "Choose another output or use --overwrite."});
+  if (!fs::exists(replaced_, ignored)) return;
+  if (fs::exists(target_, ignored)) {
+    fs::remove_all(replaced_, ignored);
+  } else {
+    fs::rename(replaced_, target_, ignored);
   }
-  if (!HoldsModel(target_)) {
-    throw Error(ErrorCode::kInvalidArgument, "the output holds no model, so it is not replaced",
-                {.file = target_.string(), .remedy = "Choose another output, or empty it yourself."});
+}
+
+void StagingDirectory::Begin(const std::string& key, bool resume) {
+  if (journal_.Continues(key, overwrite_, resume, target_)) {
+    RemoveAllButWeights(output_);
+  } else {
+    std::error_code error;
+    fs::remove_all(output_, error);
+    journal_.Begin(key, overwrite_);
   }
+  fs::create_directories(output_);
+}
+
+void StagingDirectory::Discard() noexcept {
+  std::error_code ignored;
+  journal_.Remove();
+  fs::remove_all(output_, ignored);
+  for (const char* name : {"statistics.json", "statistics.parquet"}) fs::remove(directory_ / name, ignored);
+  lock_.Release();
+  ended_ = true;
+}
+
+void StagingDirectory::Replace() {
+  // At once where the file system can, so that there is an old or a new target at every moment.
+  if (::renameat2(AT_FDCWD, output_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) return;
+  fs::rename(target_, replaced_);
+  fs::rename(output_, target_);
 }
 
 void StagingDirectory::Commit() {
-  RefuseExisting();
-  std::error_code error;
-  fs::path old;
-  if (fs::exists(target_)) {
-    old = staging_;
-    old += ".old";
-    fs::rename(target_, old, error);
+  RefuseExisting(target_, overwrite_);
+  try {
+    if (fs::exists(target_)) {
+      Replace();
+    } else {
+      fs::rename(output_, target_);
+    }
+  } catch (const fs::filesystem_error& error) {
+    throw Error(ErrorCode::kIo, "cannot put the result in place: " + error.code().message(),
+                {.file = target_.string()});
   }
-  if (!error) fs::rename(staging_, target_, error);
-  if (error) {
-    throw Error(ErrorCode::kIo, "cannot put the result in place: " + error.message(), {.file = target_.string()});
-  }
-  committed_ = true;
   std::error_code ignored;
-  if (!old.empty()) fs::remove_all(old, ignored);
+  fs::remove_all(replaced_, ignored);
+  Discard();
 }
 
 }  // namespace arrow_quant

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "arrow_quant/base/error.h"
+#include "arrow_quant/io/checksum.h"
 
 namespace arrow_quant {
 namespace {
@@ -248,6 +249,8 @@ StatisticsFile::StatisticsFile(const std::filesystem::path& path) : name_(path.s
     }
   }
 }
+
+std::string StatisticsFile::Checksum() const { return ChecksumFile(name_); }
 
 std::shared_ptr<const InputStatistics> StatisticsFile::Load(int i) const {
   return std::make_shared<const InputStatistics>(

@@ -52,6 +52,8 @@ class StatisticsFile final : public StatisticsSource {
   // The caller's object, as JSON text.
   const std::string& facts() const { return facts_; }
   int size() const { return reader_.size(); }
+  // Of the file's bytes. Throws Error kIo.
+  std::string Checksum() const;
   std::shared_ptr<const InputStatistics> Input(int i) const;
 
  private:

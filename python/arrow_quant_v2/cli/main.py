@@ -82,7 +82,12 @@ def quantize(
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop at a layer below min accuracy.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a layer fell back.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output, and what another interrupted run has left.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue where the same command was interrupted.")
+    ] = True,
     plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Say what would be done, from headers.")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the options in force and stop.")] = False,
     as_json: JsonOption = False,
@@ -112,7 +117,7 @@ def quantize(
     assert output is not None
     with progress_reporter(quiet=as_json) as report:
         result = quantizer.quantize_diffusion_model(
-            model, output, options, overwrite=overwrite, progress_callback=report
+            model, output, options, overwrite=overwrite, resume=resume, progress_callback=report
         )
     if as_json:
         typer.echo(json.dumps(result))
@@ -291,10 +296,15 @@ def main() -> None:
     """Entry point: exit codes 0 fine, 1 quality failed, 2 usage, 3 bad input; no traceback unless --debug is given."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
-    # As Ctrl-C: a run stops and removes its temporary files.
+    # As Ctrl-C: a run stops in good order.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name="arrow-quant")
+    except MemoryError:
+        if debug:
+            raise
+        typer.echo("error: not enough memory. Use fewer threads, or raise the limit (ulimit -v).", err=True)
+        sys.exit(EXIT_INPUT)
     except ArrowQuantError as error:
         if debug:
             raise

@@ -54,6 +54,8 @@ def print_summary(console: Console, result: dict[str, Any], planned: bool) -> No
             f"{len(result['merged'])} scales of 8-bit float weights applied to them: {result['merged'][0]['name']}, ..."
         )
     if not planned:
+        if result["resumed_tensors"]:
+            say(f"continued an interrupted run: {result['resumed_tensors']} tensors were finished already")
         say(
             f"{result['strategy']}, calibration {result['calibration']}: weight cosine "
             f"{result['cosine_similarity']:.5f}, SQNR {result['sqnr_db']:.2f} dB; "
