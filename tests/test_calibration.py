@@ -291,6 +291,17 @@ def test_all_zero_activations_are_a_recorded_fallback(tmp_path, source):
     assert by_name(result)["q.weight"]["method"] == "min_max"
 
 
+@pytest.mark.parametrize("size", [1e18, 1e30])
+def test_activations_too_large_for_their_second_moment_are_a_recorded_fallback(tmp_path, source, size):
+    statistics = core.ActivationStatistics([0.0, 1.0])
+    number = statistics.add_input(32)
+    statistics.map_layer("", "q.weight", [number])
+    statistics.update(number, (size * RNG.standard_normal((50, 32))).astype(np.float32), 0.5)
+    result = BASE.quantize_diffusion_model(source, tmp_path / "q", config(), calibration=statistics)
+    assert any("overflow their second moment" in step["cause"] for step in result["fallbacks"])
+    assert by_name(result)["q.weight"]["method"] == "min_max"
+
+
 def test_rows_with_nan_are_left_out(tmp_path, source, attention):
     poisoned = [{"sample": torch.randn(8, 4, 32), "timestep": 1} for _ in range(4)]
     poisoned[1]["sample"][3, 2, 5] = torch.nan

@@ -62,7 +62,7 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     return by_type[field.type]
 
 
-CONTRADICTABLE = {"rounding", "grid"}  # with calibration and bit_width: tested by themselves
+CONTRADICTABLE = {"rounding", "grid", "objective"}  # with others: tested by themselves
 CONFIGS = st.fixed_dictionaries(
     {},
     optional={field.name: values_of(field) for field in config_fields().values() if field.name not in CONTRADICTABLE},

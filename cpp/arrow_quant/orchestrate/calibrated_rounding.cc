@@ -1,6 +1,8 @@
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -66,6 +68,14 @@ CalibratedRounding RoundOnGrid(MatrixView<const float> weight, const LayerInputs
   return result;
 }
 
+double LargestActivation(const InputStatistics& input) {
+  float largest = 0;
+  for (int g = 0; g < input.options().groups; ++g) {
+    for (const Moments& m : input.channel_moments(g)) largest = std::max({largest, -m.min, m.max});
+  }
+  return static_cast<double>(largest);
+}
+
 }  // namespace
 
 double RelativeError(const OutputQuality& quality, const std::vector<double>& time_weights) {
@@ -90,11 +100,13 @@ std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t col
     if (input->channels() != cols) {
       return "activations have " + std::to_string(input->channels()) + " channels, the layer " + std::to_string(cols);
     }
-    bool any = false;
-    for (int g = 0; g < input->options().groups && !any; ++g) {
-      for (const Moments& m : input->channel_moments(g)) any = any || m.min < 0 || m.max > 0;
+    const double largest = LargestActivation(*input);
+    if (largest == 0) return "activations are all zero";
+    if (largest * largest * input->total_count() > static_cast<double>(std::numeric_limits<float>::max())) {
+      char text[96];
+      std::snprintf(text, sizeof(text), "activations of up to %.3g overflow their second moment", largest);
+      return text;
     }
-    if (!any) return "activations are all zero";
   }
   return {};
 }
