@@ -423,3 +423,67 @@ def test_a_failed_call_leaves_no_time_behind(quantized):
     with pytest.raises(Exception):  # noqa: B017, PT011
         model(torch.zeros(1, 1), timestep=torch.tensor([3]))
     assert current_times() is None
+
+
+# ---- from one group to the next
+
+
+def tables(path):
+    return {t.name: t for t in QuantizedModel(path) if len(t.time_block_sizes) > 1}
+
+
+def test_jumps_between_groups_are_scored_and_warned_of(tmp_path, demo_model, statistics):
+    asked = {"thermodynamic": {"validation": {"enabled": True, "smoothness_threshold": 0.1, "log_violations": False}}}
+    made = quantize(demo_model, statistics, tmp_path / "q", **asked)
+    layers = [layer["activations"] for layer in made["layers"] if layer["activations"]]
+    assert all(0 <= layer["smoothness"] <= 1 for layer in layers)
+    jumping = sum(layer["jumps"] > 0 for layer in layers)
+    assert jumping > 0
+    (warning,) = (w for w in made["warnings"] if "jump by more than 0.1" in w)
+    assert f"in {jumping} layers" in warning
+    assert all(layer["activations"]["smoothness"] is None for layer in quiet_layers(demo_model, statistics, tmp_path))
+
+
+def quiet_layers(demo_model, statistics, tmp_path):
+    result = quantize(demo_model, statistics, tmp_path / "quiet")
+    return [layer for layer in result["layers"] if layer["activations"]]
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "cubic", "sigmoid"])
+def test_ranges_go_over_from_group_to_group(tmp_path, demo_model, statistics, quantized, interpolation):
+    smoothing = {"enabled": True, "window_size": 3, "interpolation": interpolation}
+    quantize(
+        demo_model,
+        statistics,
+        tmp_path / "q",
+        activation_range="min_max",
+        thermodynamic={"boundary_smoothing": smoothing},
+    )
+    plain, smooth = tables(quantized), tables(tmp_path / "q")
+    assert set(plain) == set(smooth)
+    for name, table in smooth.items():
+        assert len(table.time_block_sizes) == GROUPS + (GROUPS - 1) * 6
+        assert table.time_boundaries[1:8] == (197.0, 198.0, 199.0, 200.0, 201.0, 202.0, 203.0), name
+    model = load_quantized(tmp_path / "q", torch.float32, activations="int8")
+    steps = [run(model, t) for t in (190, 198, 199, 200, 201, 210)]
+    assert all(torch.isfinite(step).all() for step in steps)
+    mixed = run(model, [199, 600])
+    assert torch.allclose(mixed[0], steps[2][0], atol=1e-3)
+
+
+def test_a_penalty_on_jumps_widens_ranges_and_makes_them_smoother(tmp_path, demo_model, statistics, quantized):
+    penalty = {"enabled": True, "markov_weight": 2.0, "learning_rate": 0.1}
+    quantize(
+        demo_model,
+        statistics,
+        tmp_path / "q",
+        activation_range="min_max",
+        thermodynamic={"transition_optimization": penalty},
+    )
+    plain, damped = tables(quantized), tables(tmp_path / "q")
+    both = set(plain) & set(damped)
+    assert len(both) > 20
+    for name in both:
+        assert (damped[name].time_scales >= plain[name].time_scales * (1 - 1e-6)).all(), name
+        np.testing.assert_array_equal(damped[name].time_zero_points, plain[name].time_zero_points)
+    assert any((damped[name].time_scales > plain[name].time_scales * 1.02).any() for name in both)

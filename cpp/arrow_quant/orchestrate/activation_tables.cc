@@ -9,6 +9,7 @@
 
 #include "arrow_quant/calibrate/time_segments.h"
 #include "arrow_quant/quantize/time_aware/activation_ranges.h"
+#include "arrow_quant/quantize/time_aware/range_transitions.h"
 
 namespace arrow_quant {
 namespace {
@@ -152,14 +153,68 @@ std::string WorseThanShared(double error, double shared, double energy) {
   return text;
 }
 
+void ScoreJumps(const ThermodynamicValidation& options, const ActivationTable& table, ActivationReport& report) {
+  if (!options.enabled) return;
+  const std::vector<double> jumps = RangeJumps(table);
+  double sum = 0;
+  for (const double jump : jumps) {
+    sum += jump;
+    if (jump > options.smoothness_threshold) ++report.jumps;
+  }
+  report.smoothness = 1 - sum / static_cast<double>(std::max<std::size_t>(jumps.size(), 1));
+}
+
+Interpolation InterpolationFromName(const std::string& name) {
+  return name == "cubic" ? Interpolation::kCubic : name == "sigmoid" ? Interpolation::kSigmoid : Interpolation::kLinear;
+}
+
+JumpPenalty PenaltyOf(const TransitionOptimization& options) {
+  return {.markov_weight = options.markov_weight,
+          .entropy_weight = options.entropy_weight,
+          .learning_rate = options.learning_rate,
+          .max_iterations = options.max_iterations,
+          .convergence_threshold = options.convergence_threshold,
+          .schedule = options.beta_schedule == "cosine" ? BetaSchedule::kCosine : BetaSchedule::kLinear};
+}
+
+// The ranges of one group of a table.
+GroupRanges RangesOf(const ActivationTable& table, std::size_t group, std::size_t begin) {
+  const std::int64_t size = table.block_sizes[group];
+  const auto count = static_cast<std::size_t>(table.layout.inputs * table.layout.Blocks(size));
+  const auto part = [&](const std::vector<float>& values) {
+    return std::vector<float>(values.begin() + static_cast<std::ptrdiff_t>(begin),
+                              values.begin() + static_cast<std::ptrdiff_t>(begin + count));
+  };
+  return {size, part(table.scales), part(table.zero_points)};
+}
+
+// Jumps between groups damped, and what that costs on held-out rows.
+void DampJumps(const TransitionOptimization& options, const std::vector<GroupSample>& samples,
+               MatrixView<const float> weight, Candidate& candidate) {
+  if (!options.enabled) return;
+  candidate.table = Stretched(candidate.table, JumpPenaltyFactors(candidate.table, PenaltyOf(options)));
+  candidate.error = 0;
+  std::size_t at = 0;
+  for (std::size_t g = 0; g < samples.size(); ++g) {
+    const GroupRanges ranges = RangesOf(candidate.table, g, at);
+    candidate.error += CountOf(samples[g]) * OutputErrorOf(ranges, samples[g], candidate.table.layout, weight);
+    at += ranges.scales.size();
+  }
+}
+
 ActivationOutcome Finish(Candidate chosen, std::string method, double shared_error, double energy,
-                         MatrixView<const float> weight) {
+                         const ThermodynamicConfig& options, MatrixView<const float> weight) {
   ActivationOutcome outcome;
   outcome.report.method = std::move(method);
   outcome.report.ranges = std::move(chosen.methods);
   if (energy > 0) {
     outcome.report.error = chosen.error / energy;
     outcome.report.shared_error = shared_error / energy;
+  }
+  ScoreJumps(options.validation, chosen.table, outcome.report);
+  if (options.boundary_smoothing.enabled) {
+    chosen.table = SmoothBoundaries(chosen.table, options.boundary_smoothing.window_size,
+                                    InterpolationFromName(options.boundary_smoothing.interpolation));
   }
   const auto values = static_cast<double>(chosen.table.scales.size() + chosen.table.zero_points.size());
   outcome.report.bits_per_weight = 32 * values / static_cast<double>(std::max<std::int64_t>(weight.size(), 1));
@@ -206,13 +261,14 @@ ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const Laye
   Candidate shared = Shared(samples, groups, layout, options, weight);
   const double shared_error = shared.error;
   if (!time_aware || options.time_groups == 1) {
-    return Finish(std::move(shared), "shared", shared_error, energy, weight);
+    return Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
   }
   Candidate timed = PerGroup(samples, groups, layout, options, weight);
+  DampJumps(options.transitions.transition_optimization, samples, weight, timed);
   if (!(timed.error > shared_error)) {
-    return Finish(std::move(timed), "time_aware", shared_error, energy, weight);
+    return Finish(std::move(timed), "time_aware", shared_error, energy, options.transitions, weight);
   }
-  ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, weight);
+  ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
   outcome.fallback_cause = WorseThanShared(timed.error, shared_error, energy > 0 ? energy : 1);
   return outcome;
 }

@@ -94,6 +94,33 @@ void ReadNames(const Json& json, ModelOptions& options) {
   if (!options.modality) ThrowValue("modality", modality, "text, code, image or audio");
 }
 
+// The object `key` of `json`; an empty one where there is none.
+Json Section(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  if (it == json.end() || it->is_null()) return Json::object();
+  if (!it->is_object()) ThrowType(key, *it);
+  return *it;
+}
+
+void ReadTransitions(const Json& json, ThermodynamicConfig& options) {
+  const Json validation = Section(json, "validation");
+  Read(validation, "enabled", options.validation.enabled);
+  Read(validation, "smoothness_threshold", options.validation.smoothness_threshold);
+  Read(validation, "log_violations", options.validation.log_violations);
+  const Json smoothing = Section(json, "boundary_smoothing");
+  Read(smoothing, "enabled", options.boundary_smoothing.enabled);
+  Read(smoothing, "window_size", options.boundary_smoothing.window_size);
+  ReadWord(smoothing, "interpolation", {"linear", "cubic", "sigmoid"}, options.boundary_smoothing.interpolation);
+  const Json transition = Section(json, "transition_optimization");
+  Read(transition, "enabled", options.transition_optimization.enabled);
+  Read(transition, "markov_weight", options.transition_optimization.markov_weight);
+  Read(transition, "entropy_weight", options.transition_optimization.entropy_weight);
+  Read(transition, "learning_rate", options.transition_optimization.learning_rate);
+  Read(transition, "max_iterations", options.transition_optimization.max_iterations);
+  Read(transition, "convergence_threshold", options.transition_optimization.convergence_threshold);
+  ReadWord(transition, "beta_schedule", {"linear", "cosine"}, options.transition_optimization.beta_schedule);
+}
+
 void ReadActivations(const Json& json, ActivationOptions& options) {
   Read(json, "enable_time_aware", options.enable_time_aware);
   ReadWord(json, "strategy_time_aware", {"auto", "always", "never"}, options.strategy_time_aware);
@@ -102,6 +129,7 @@ void ReadActivations(const Json& json, ActivationOptions& options) {
   Read(json, "activation_block_early", options.block_early);
   Read(json, "activation_block_late", options.block_late);
   ReadWord(json, "activation_range", {"auto", "min_max", "percentile", "mse"}, options.range);
+  ReadTransitions(Section(json, "thermodynamic"), options.transitions);
   if (options.time_groups < 1) ThrowValue("num_time_groups", std::to_string(options.time_groups), "1 or more");
   if (options.block_early < 1 || options.block_late < 1) {
     throw Error(ErrorCode::kConfiguration, "activation_block_early and activation_block_late are 1 or more");
@@ -146,14 +174,6 @@ void RefuseUnsupported(const Json& json) {
     throw Error(ErrorCode::kConfiguration,
                 std::string(entry.key) + " is " + it->dump() + ", which this version cannot do",
                 {.remedy = "Use " + allowed + "."});
-  }
-  for (const char* part : {"validation", "boundary_smoothing", "transition_optimization"}) {
-    const Json::json_pointer pointer(std::string("/thermodynamic/") + part + "/enabled");
-    if (json.contains(pointer) && json.at(pointer) == true) {
-      throw Error(ErrorCode::kConfiguration,
-                  std::string("thermodynamic.") + part + ".enabled is true, which this version cannot do",
-                  {.remedy = "Use false."});
-    }
   }
 }
 

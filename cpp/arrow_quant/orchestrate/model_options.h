@@ -25,6 +25,7 @@ struct ActivationOptions {
   std::int64_t block_early = 256;            // input channels in a block, of the noisier half of the groups
   std::int64_t block_late = 64;              // of the others
   std::string range = "auto";                // "min_max", "percentile", "mse"
+  ThermodynamicConfig transitions = {};      // between neighbouring groups
 };
 
 // How much each time group counts in the second moments that weights are rounded by.

@@ -24,7 +24,8 @@ INSTANTIATE_TEST_SUITE_P(
                       R"({"bit_width": 4294967300})", R"({"bit_width": 1e300})", R"({"num_threads": -99999999999})",
                       R"({"fallback": 1})", R"({"layer_bit_widths": 1})", R"({"layer_bit_widths": {"a": "x"}})",
                       R"({"layer_bit_widths": {"a": 1e99}})", R"({"keep_patterns": [1]})", R"({"hadamard": "all"})",
-                      R"({"thermodynamic": {"validation": {"enabled": true}}})"));
+                      R"({"thermodynamic": {"validation": {"enabled": 1}}})", R"({"thermodynamic": [1]})",
+                      R"({"thermodynamic": {"boundary_smoothing": {"interpolation": "square"}}})"));
 
 TEST(ModelOptions, ComeFromAConfiguration) {
   DiffusionQuantConfig config = DiffusionQuantConfig::FromProfile("edge");

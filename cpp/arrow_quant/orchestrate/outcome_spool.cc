@@ -48,8 +48,8 @@ auto Members(T& value) {
 
 template <Is<ActivationReport> T>
 auto Members(T& value) {
-  auto& [method, ranges, error, shared_error, bits_per_weight] = value;
-  return std::tie(method, ranges, error, shared_error, bits_per_weight);
+  auto& [method, ranges, error, shared_error, bits_per_weight, smoothness, jumps] = value;
+  return std::tie(method, ranges, error, shared_error, bits_per_weight, smoothness, jumps);
 }
 
 template <Is<CorrectionReport> T>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <iterator>
 #include <new>
 #include <system_error>
@@ -218,6 +219,21 @@ bool SourceChanged(const ModelSource& source) {
                      [](const SourceComponent& component) { return !component.checkpoint.ChangedFiles().empty(); });
 }
 
+void WarnOfJumps(const ThermodynamicValidation& options, ModelResult& result) {
+  std::string layers;
+  std::int64_t count = 0;
+  for (const TensorReport& report : result.tensors) {
+    if (report.activations.jumps == 0) continue;
+    if (++count > 3 && !options.log_violations) continue;
+    layers += (layers.empty() ? "'" : ", '") + report.name + "' (" + std::to_string(report.activations.jumps) + ")";
+  }
+  if (count == 0) return;
+  char threshold[16];
+  std::snprintf(threshold, sizeof(threshold), "%.2g", options.smoothness_threshold);
+  result.warnings.push_back("ranges of activations jump by more than " + std::string(threshold) +
+                            " between neighbouring time groups in " + std::to_string(count) + " layers: " + layers);
+}
+
 void WarnOfNonFiniteRows(ModelResult& result) {
   std::string layers;
   std::int64_t count = 0;
@@ -363,6 +379,7 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
     r.result.resumed_tensors += part.resumed_tensors;
   }
   WarnOfNonFiniteRows(r.result);
+  WarnOfJumps(options.activations.transitions.validation, r.result);
   for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
   r.result.cosine = Cosine(total);
   r.result.sqnr_db = SqnrDb(total);

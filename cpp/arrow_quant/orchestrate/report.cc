@@ -35,7 +35,9 @@ Json ActivationsJson(const ActivationReport& a) {
           {"ranges", a.ranges},
           {"error", measured(a.error)},
           {"shared_error", measured(a.shared_error)},
-          {"bits_per_weight", a.bits_per_weight}};
+          {"bits_per_weight", a.bits_per_weight},
+          {"smoothness", measured(a.smoothness)},
+          {"jumps", a.smoothness < 0 ? Json(nullptr) : Json(a.jumps)}};
 }
 
 Json CorrectionJson(const CorrectionReport& c) {

@@ -36,6 +36,10 @@ struct ActivationReport {
   double error = -1;
   double shared_error = -1;    // with one range for all times and channels
   double bits_per_weight = 0;  // of the tables, float32, over the weights of the layer
+  // 1 less the mean relative jump of the range between neighbouring time groups, and the jumps above the threshold;
+  // negative: not asked for.
+  double smoothness = -1;
+  std::int64_t jumps = 0;
 };
 
 // Gains and biases of a layer's outputs per time group.

@@ -14,11 +14,24 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json TransitionsJson(const ThermodynamicConfig& config) {
+  const auto& [score, threshold, log] = config.validation;
+  const auto& [smooth, window, interpolation] = config.boundary_smoothing;
+  const auto& [damp, markov, entropy, rate, iterations, convergence, schedule] = config.transition_optimization;
+  return {score,  threshold, log,  smooth,     window,      interpolation, damp,
+          markov, entropy,   rate, iterations, convergence, schedule};
+}
+
 Json ActivationOptionsJson(const ActivationOptions& options) {
-  const auto& [enable, strategy, groups, grouping, block_early, block_late, range] = options;
-  return {{"enable_time_aware", enable}, {"strategy_time_aware", strategy},       {"num_time_groups", groups},
-          {"time_grouping", grouping},   {"activation_block_early", block_early}, {"activation_block_late", block_late},
-          {"activation_range", range}};
+  const auto& [enable, strategy, groups, grouping, block_early, block_late, range, transitions] = options;
+  return {{"enable_time_aware", enable},
+          {"strategy_time_aware", strategy},
+          {"num_time_groups", groups},
+          {"time_grouping", grouping},
+          {"activation_block_early", block_early},
+          {"activation_block_late", block_late},
+          {"activation_range", range},
+          {"thermodynamic", TransitionsJson(transitions)}};
 }
 
 Json TimeWeightsJson(const TimeWeightOptions& options) {
