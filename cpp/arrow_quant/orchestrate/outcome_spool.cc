@@ -52,14 +52,21 @@ auto Members(T& value) {
   return std::tie(method, ranges, error, shared_error, bits_per_weight);
 }
 
+template <Is<CorrectionReport> T>
+auto Members(T& value) {
+  auto& [kind, error_before, error_after, bits_per_weight] = value;
+  return std::tie(kind, error_before, error_after, bits_per_weight);
+}
+
 template <Is<TensorReport> T>
 auto Members(T& value) {
   auto& [name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales, reason,
          cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening, non_finite_rows,
-         constant_groups, num_params, source_bytes, stored_bytes, activations, fallbacks] = value;
+         constant_groups, num_params, source_bytes, stored_bytes, activations, correction, fallbacks] = value;
   return std::tie(name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales,
                   reason, cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening,
-                  non_finite_rows, constant_groups, num_params, source_bytes, stored_bytes, activations, fallbacks);
+                  non_finite_rows, constant_groups, num_params, source_bytes, stored_bytes, activations, correction,
+                  fallbacks);
 }
 
 template <Is<ErrorSums> T>
@@ -86,10 +93,16 @@ auto Members(T& value) {
   return std::tie(layout, boundaries, block_sizes, scales, zero_points);
 }
 
+template <Is<OutputCorrection> T>
+auto Members(T& value) {
+  auto& [gains, biases] = value;
+  return std::tie(gains, biases);
+}
+
 template <Is<TensorOutcome> T>
 auto Members(T& value) {
-  auto& [matrix, sums, report, activations, replacement] = value;
-  return std::tie(matrix, sums, report, activations, replacement);
+  auto& [matrix, sums, report, activations, correction, correction_boundaries, replacement] = value;
+  return std::tie(matrix, sums, report, activations, correction, correction_boundaries, replacement);
 }
 
 template <Is<FinishedTensor> T>
