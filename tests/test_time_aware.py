@@ -465,7 +465,7 @@ def test_ranges_go_over_from_group_to_group(tmp_path, demo_model, statistics, qu
         assert len(table.time_block_sizes) == GROUPS + (GROUPS - 1) * 6
         assert table.time_boundaries[1:8] == (197.0, 198.0, 199.0, 200.0, 201.0, 202.0, 203.0), name
     model = load_quantized(tmp_path / "q", torch.float32, activations="int8")
-    steps = [run(model, t) for t in (190, 198, 199, 200, 201, 210)]
+    steps = [run(model, [t, t]) for t in (190, 198, 199, 200, 201, 210)]
     assert all(torch.isfinite(step).all() for step in steps)
     mixed = run(model, [199, 600])
     assert torch.allclose(mixed[0], steps[2][0], atol=1e-3)

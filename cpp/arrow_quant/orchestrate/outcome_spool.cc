@@ -64,12 +64,6 @@ auto Members(T& value) {
   return std::tie(gains, biases);
 }
 
-template <Is<CorrectionReport> T>
-auto Members(T& value) {
-  auto& [kind, error_before, error_after, bits_per_weight] = value;
-  return std::tie(kind, error_before, error_after, bits_per_weight);
-}
-
 template <Is<TensorReport> T>
 auto Members(T& value) {
   auto& [name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales, reason,
@@ -103,12 +97,6 @@ template <Is<ActivationTable> T>
 auto Members(T& value) {
   auto& [layout, boundaries, block_sizes, scales, zero_points] = value;
   return std::tie(layout, boundaries, block_sizes, scales, zero_points);
-}
-
-template <Is<OutputCorrection> T>
-auto Members(T& value) {
-  auto& [gains, biases] = value;
-  return std::tie(gains, biases);
 }
 
 template <Is<TensorOutcome> T>
