@@ -13,7 +13,7 @@ Facts = dict[str, Any]
 
 WIDTH, LEFT, RIGHT = 960, 62, 950
 _LEAST_ERROR = 1e-5  # what is less is drawn as this
-_SMALL = 466  # width of one of two pictures in a row
+_SMALL, _SMALL_LEFT, _SMALL_RIGHT = 466, 50, 448  # of two pictures in a row
 MOST_CHANGING = 6
 
 
@@ -85,15 +85,13 @@ def weight_grid(grid: Facts) -> Markup:
     """Where weights lie between the levels of the grid (bars), and how many take each level (circles)."""
     canvas = Canvas(_SMALL, 200)
     levels = grid["levels"]
-    x = Axis(-1, levels, 50, _SMALL - 8)
+    x = Axis(-1, levels, _SMALL_LEFT, _SMALL_RIGHT)
     bars = _bars(grid)
     shares = [count / max(1, grid["weights"]) for count in grid["code_counts"]]
-    density = Axis(0, max(height for *_, height in bars), 158, 24) if bars else None
-    y = Axis(0, max(shares), 158, 24)
-    canvas.y_axis(y, 50, _SMALL - 8, "weights at a level", percent, 4)
+    y = Axis(0, 1.08 * max([*shares, *(height for *_, height in bars[1:-1])]), 158, 24)
+    canvas.y_axis(y, _SMALL_LEFT, _SMALL_RIGHT, "weights per step", percent, 4)
     for begin, end, height in bars:
-        top = density(height) if density else 158
-        canvas.rect(x(begin), top, x(end) - x(begin), 158 - top, "bar")
+        canvas.rect(x(begin), y(height), x(end) - x(begin), 158 - y(height), "bar")
     for code, share in enumerate(shares):
         if levels <= 16:
             canvas.line(x(code), 24, x(code), 158, "level")
@@ -107,14 +105,14 @@ def activation_range(layer: Facts) -> Markup:
     ranges = layer["activation_ranges"]
     canvas = Canvas(_SMALL, 190)
     low, high = min(ranges["low"]), max(ranges["high"])
-    x = Axis(ranges["boundaries"][0], ranges["boundaries"][-1], 50, _SMALL - 8)
-    y = Axis(min(low, 0), max(high, 0), 148, 24)
-    canvas.y_axis(y, 50, _SMALL - 8, "value", count=4)
+    x = Axis(ranges["boundaries"][0], ranges["boundaries"][-1], _SMALL_LEFT, _SMALL_RIGHT)
+    y = Axis(1.05 * min(low, 0), 1.05 * max(high, 0), 148, 24)
+    canvas.y_axis(y, _SMALL_LEFT, _SMALL_RIGHT, "value", count=4)
     steps = list(itertools.pairwise(ranges["boundaries"]))
     for (begin, end), bottom, top in zip(steps, ranges["low"], ranges["high"], strict=True):
         tip = f"{begin:g} to {end:g}: {bottom:.4g} to {top:.4g}"
         canvas.rect(x(begin), y(top), x(end) - x(begin) - 1, y(bottom) - y(top), "band", tip=tip)
-    canvas.line(50, y(0), _SMALL - 8, y(0), "axis")
+    canvas.line(_SMALL_LEFT, y(0), _SMALL_RIGHT, y(0), "axis")
     canvas.x_axis(x, 148, "time", count=6)
     return canvas.markup(f"Activation range of {layer['name']} over time")
 
@@ -166,7 +164,7 @@ def _heat_map(
     values = [c[3] for c in cells]
     low, high = min(values), max(values)
     shade = Axis(low, max(high, low * 1.0001), 0.06, 1, log=True)
-    canvas.y_axis(y, LEFT, RIGHT, "time")
+    canvas.y_axis(y, LEFT, RIGHT, "time, least noisy below")
     half = 0.5 - 0.04 * (len(layers) < 200)
     for at, begin, end, value, layer in cells:
         left, right, top, bottom = x(at - half), x(at + half), y(end), y(begin)
@@ -186,11 +184,14 @@ def _legend(canvas: Canvas, shade: Axis, form: Any) -> None:
 
 
 def _bars(grid: Facts) -> list[tuple[float, float, float]]:
+    """Begin, end and height: the share of the weights that one whole step of that density would hold."""
     if grid["edges"] is None:
         return []
-    total = max(1, sum(grid["counts"]))
+    total = max(1, grid["weights"])
     edges = itertools.pairwise(grid["edges"])
-    return [(begin, end, count / total) for (begin, end), count in zip(edges, grid["counts"], strict=True)]
+    return [
+        (begin, end, count / total / (end - begin)) for (begin, end), count in zip(edges, grid["counts"], strict=True)
+    ]
 
 
 def _tip(layer: Facts) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from arrow_quant_v2.report import plots
 
@@ -22,7 +23,7 @@ def render(facts: Facts, samples: list[Facts]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=plots.percent, shape=_shape, step=_step, full_name=full_name)
+    environment.filters.update(number=number, percent=plots.percent, shape=_shape, step=_step, full_name=_full_name)
     layers = facts["layers"]
     return environment.get_template("report.html").render(
         **facts,
@@ -42,9 +43,10 @@ def number(value: float | None, digits: int = 2) -> str:
     return UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
-def full_name(row: Facts) -> str:
-    """The tensor's name behind its component's."""
-    return f"{row['component']}: {row['name']}" if row["component"] else str(row["name"])
+def _full_name(row: Facts) -> Markup:
+    """The tensor's name behind its component's, which may be broken behind points."""
+    name = f"{row['component']}: {row['name']}" if row["component"] else str(row["name"])
+    return Markup(".<wbr>").join(name.split("."))  # escapes the parts
 
 
 def _shape(sides: list[int]) -> str:

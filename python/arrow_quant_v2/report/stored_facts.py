@@ -98,7 +98,7 @@ def layer_facts(entry: StoredTensor, figures: Facts) -> Facts:
 
 def kept_facts(entry: StoredTensor, figures: Facts) -> Facts:
     """A tensor that was not quantized as it is in the report."""
-    return {**_common(entry, figures), "reason": entry.reason}
+    return {**_common(entry, figures), "reason": entry.reason, "fallbacks": None}
 
 
 def source_bytes(entry: StoredTensor) -> int:
