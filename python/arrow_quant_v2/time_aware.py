@@ -96,7 +96,8 @@ class TimeCorrection:
         if not self.biases.size:
             return values
         group = group_of(self.boundaries, time)
-        return (values * self.gains[group] + self.biases[group]).astype(np.float32)
+        corrected: FloatArray = (values * self.gains[group] + self.biases[group]).astype(np.float32)
+        return corrected
 
 
 class TimeAwareQuantizer:
