@@ -43,9 +43,12 @@ def round_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
-    """1, 2 and 5 times powers of 10 in [low, high], or powers alone where those are enough."""
+    """1, 2 and 5 times powers of 10 in [low, high], powers alone where those are enough, other round values where the
+    range is too narrow."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**d for d in decades for m in (1, 2, 5) if low * 0.999 <= m * 10.0**d <= high * 1.001]
+    if len(ticks) < 3:
+        return round_ticks(low, high, count)
     powers = [t for t in ticks if math.log10(t).is_integer()]
     return powers if len(ticks) > 2 * count and len(powers) > 1 else ticks
 
