@@ -35,10 +35,12 @@ class Axis:
 
 
 def round_ticks(low: float, high: float, count: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of 10 in [low, high] (Heckbert, Nice Numbers for Graph Labels, 1990)."""
-    rough = max(high - low, _TINY) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    """About ``count`` multiples, at least two, of 1, 2 or 5 times a power of 10 in [low, high] (after Heckbert, Nice
+    Numbers for Graph Labels, 1990)."""
+    width = max(high - low, _TINY)
+    longest = min(1.5 * width / count, width / 2)
+    power = 10.0 ** math.floor(math.log10(longest))
+    step = max(power * m for m in (1, 2, 5) if m == 1 or power * m <= longest)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
