@@ -9,7 +9,8 @@ import pathlib
 import torch
 from torch import nn
 
-from arrow_quant_v2.errors import ConfigurationError, MetadataError, UnsupportedModelError
+from arrow_quant_v2.errors import ConfigurationError, MetadataError, ShapeMismatchError, UnsupportedModelError
+from arrow_quant_v2.model_file import QuantizedModel
 from arrow_quant_v2.torch.calibrate import load_float_model
 from arrow_quant_v2.torch.load import load_quantized
 from arrow_quant_v2.torch.synthetic import SelfSampling, find_mask_token, self_sampling
@@ -53,6 +54,7 @@ def load_pair(
     for given in (path, pathlib.Path(quantized)):
         _check_folder(given if given.is_dir() else given.parent)
     reference = load_float_model(path)
+    _check_tensors(reference, pathlib.Path(quantized))
     candidate = load_quantized(pathlib.Path(quantized), dtype=torch.float32, activations=activations)
     return ModelPair(path, reference, candidate, find_mask_token(reference, path))
 
@@ -70,6 +72,20 @@ def _check_folder(root: pathlib.Path) -> None:
             file=str(root),
             remedy="Put the model's config.json there, or validate its weights alone.",
         )
+
+
+def _check_tensors(reference: nn.Module, quantized: pathlib.Path) -> None:
+    """Refuse a quantized model that was made from another one."""
+    wanted = {name: tuple(value.shape) for name, value in reference.state_dict().items()}
+    for tensor in QuantizedModel(quantized).entries:
+        if wanted.get(tensor.name) != tensor.shape:
+            has = wanted.get(tensor.name, "no such tensor")
+            raise ShapeMismatchError.compose(
+                f"its shape is {tensor.shape} where the float model has {has}",
+                file=str(quantized),
+                tensor=tensor.name,
+                remedy="Give the model that it was made from.",
+            )
 
 
 def cannot_run(path: pathlib.Path, error: UnsupportedModelError) -> UnsupportedModelError:
