@@ -9,5 +9,6 @@ void BindConfig(nanobind::module_& m);
 void BindParquet(nanobind::module_& m);
 void BindRounding(nanobind::module_& m);
 void BindStatistics(nanobind::module_& m);
+void BindTimeAware(nanobind::module_& m);
 
 }  // namespace arrow_quant

@@ -237,6 +237,7 @@ NB_MODULE(_core, m) {
   BindParquet(m);
   BindRounding(m);
   BindStatistics(m);
+  BindTimeAware(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
         "should_stop"_a.none() = nb::none(), "statistics"_a.none() = nb::none(), "calibration"_a = "none",

@@ -23,10 +23,12 @@ from arrow_quant_v2.errors import (
 from arrow_quant_v2.export import export_safetensors, export_v2_extended
 from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+from arrow_quant_v2.time_aware import ActivationRanges, TimeAwareQuantizer, TimeCorrection
 
 __version__: str = core.__version__
 
 __all__ = [
+    "ActivationRanges",
     "ArrowQuantError",
     "ArrowQuantV2",
     "AsyncArrowQuantV2",
@@ -43,6 +45,8 @@ __all__ = [
     "ResourceError",
     "ShapeMismatchError",
     "StoredTensor",
+    "TimeAwareQuantizer",
+    "TimeCorrection",
     "UnsupportedModelError",
     "ValidationError",
     "__version__",

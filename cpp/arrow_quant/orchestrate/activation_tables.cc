@@ -81,6 +81,7 @@ std::vector<GroupSample> SamplesIn(const TimeGroups& groups, const TimeGroups& s
         SampleOf(inputs, column_scales, g));
   }
   std::vector<GroupSample> samples;
+  samples.reserve(members.size());
   for (const auto& member : members) samples.push_back(MergeSamples(member));
   FillUnseen(samples);
   return samples;

@@ -137,6 +137,10 @@ std::map<std::string, double> ModelResult::fallback_rate() const {
   return rates;
 }
 
+std::string ToJson(const ActivationReport& report) { return ActivationsJson(report).dump(); }
+
+std::string ToJson(const CorrectionReport& report) { return CorrectionJson(report).dump(); }
+
 std::string ToJson(const TensorReport& report) {
   Json json = {{"role", report.role},
                {"cosine", report.cosine},

@@ -124,6 +124,8 @@ struct ModelResult {
 
 // As the result dictionary of the Python API.
 std::string ToJson(const ModelResult& result);
+std::string ToJson(const ActivationReport& report);
+std::string ToJson(const CorrectionReport& report);
 // The quality figures of one tensor, for its row in the file.
 std::string ToJson(const TensorReport& report);
 

@@ -74,6 +74,7 @@ CorrectionOutcome MakeTimeCorrection(MatrixView<const float> weight, MatrixView<
   std::vector<CorrectionChoice> choices;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     std::vector<CorrectionSample> samples;
+    samples.reserve(static_cast<std::size_t>(groups.size()));
     for (int g = 0; g < groups.size(); ++g) samples.push_back(SampleOf(*inputs[i], groups, seen_groups, g));
     const auto begin = static_cast<std::int64_t>(i) * rows;
     choices.push_back(ChooseCorrection(weight.Rows(begin, rows), quantized.Rows(begin, rows), samples));

@@ -32,6 +32,7 @@ std::vector<std::vector<Range>> RangesOfGroups(const ActivationTable& table) {
   for (const std::int64_t size : table.block_sizes) {
     const auto count = static_cast<std::size_t>(table.layout.inputs * table.layout.Blocks(size));
     std::vector<Range> ranges;
+    ranges.reserve(count);
     for (std::size_t i = 0; i < count; ++i) ranges.push_back(RangeOf(table, at + i));
     at += count;
     groups.push_back(std::move(ranges));
@@ -95,6 +96,7 @@ void AppendSteps(const ActivationTable& from, const std::vector<std::vector<Rang
   for (int step = 0; step < steps; ++step) {
     const double share = Share((step + 0.5) / steps, interpolation);
     std::vector<Range> ranges;
+    ranges.reserve(a.size());
     for (std::size_t i = 0; i < a.size(); ++i) {
       ranges.push_back({std::lerp(a[i].low, b[i].low, share), std::lerp(a[i].high, b[i].high, share)});
     }
