@@ -375,6 +375,20 @@ def test_text_in_small_batches_is_the_same(text, monkeypatch):
     assert single["nelbo_float"] == pytest.approx(whole["nelbo_float"], rel=1e-4)
 
 
+def test_text_of_a_broken_model_says_so(text, monkeypatch):
+    def broken(original, quantized, activations):
+        pair = load_pair(original, quantized, activations)
+        pair.candidate.cls.predictions.bias.data.fill_(torch.nan)
+        return pair
+
+    monkeypatch.setattr("arrow_quant_v2.torch.evaluation.run.load_pair", broken)
+    found = evaluate(text[0], text[1], samples=1)
+    assert found["nelbo_float"] > 0
+    assert found["kl"] is None
+    assert set(found["missing"]) == {"nelbo_quantized", "kl"}
+    json.dumps(found, allow_nan=False)
+
+
 # ---- models that cannot be sampled, wrong arguments
 
 

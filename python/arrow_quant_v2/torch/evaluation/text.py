@@ -21,6 +21,10 @@ from arrow_quant_v2.torch.synthetic import output_tensor, run_sampler, sequence_
 
 # Middles of ten equal parts of (0, 1], so that their mean is the integral of the bound by the midpoint rule.
 MASK_RATIOS = tuple((i + 0.5) / 10 for i in range(10))
+_MEANS = {
+    "nelbo_float": "cross_entropy_float", "nelbo_quantized": "cross_entropy_quantized", "kl": "kl",
+    "flip_rate": "flip_rate",
+}  # fmt: skip
 # Logits of one call, 256 MB in float32.
 _MAX_LOGITS = 1 << 26
 # Low enough that the mask has no probability, and finite.
@@ -49,26 +53,19 @@ def compare_text(
 
     Returns kind, windows (where they come from), window_length, nelbo_float and nelbo_quantized (nats a token),
     kl (of the float model's distribution from the quantized one's, nats) and flip_rate (share of masked tokens whose
-    most likely value differs), means over ratios; by_mask_ratio (mask_ratio, cross_entropy_float,
-    cross_entropy_quantized, kl, flip_rate, tokens), missing (empty).
+    most likely value differs), means over ratios, None where logits were not finite; by_mask_ratio (mask_ratio,
+    cross_entropy_float, cross_entropy_quantized, kl, flip_rate, tokens), missing.
     """
     sampled = inputs.data is None
     begin = 0.5 if sampled else 0.0
-    found, name = _windows(pair, inputs, count, seed, part_of(report, 0, begin, None))
+    found, source = _windows(pair, inputs, count, seed, part_of(report, 0, begin, None))
     parts = torch.split(found, _batch_size(pair, found.shape[1]))
     steps = Steps(len(parts) * len(MASK_RATIOS), part_of(report, begin, 1, None))
     rows = [_row(pair, parts, ratio, seed, steps) for ratio in MASK_RATIOS]
-    return {
-        "kind": "text",
-        "windows": name,
-        "window_length": found.shape[1],
-        "nelbo_float": _mean(rows, "cross_entropy_float"),
-        "nelbo_quantized": _mean(rows, "cross_entropy_quantized"),
-        "kl": _mean(rows, "kl"),
-        "flip_rate": _mean(rows, "flip_rate"),
-        "by_mask_ratio": rows,
-        "missing": {},
-    }
+    means = {name: _mean(rows, key) for name, key in _MEANS.items()}
+    missing = {name: "a model's logits hold NaN or infinity" for name, value in means.items() if value is None}
+    head = {"kind": "text", "windows": source, "window_length": found.shape[1]}
+    return {**head, **means, "by_mask_ratio": rows, "missing": missing}
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
