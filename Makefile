@@ -34,7 +34,7 @@ endif
 
 # What the installed package is made from.
 SOURCES := CMakeLists.txt pyproject.toml VERSION $(shell find cpp bindings cmake python -type f \
-             \( -name '*.cc' -o -name '*.h' -o -name '*.py' -o -name '*.cmake' -o -name '*.in' -o -name 'CMakeLists.txt' \) \
+             \( -name '*.cc' -o -name '*.h' -o -name '*.py' -o -path '*/report/template/*' -o -name '*.cmake' -o -name '*.in' -o -name 'CMakeLists.txt' \) \
              2>/dev/null)
 PIP_BUILD := CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PY) -I -m pip --disable-pip-version-check
 

@@ -56,6 +56,7 @@ JSON_RUNS = {
     "convert": ("convert", "WORK/old", "WORK/converted", "--bits", "8", "--json"),
     "export": ("export", "WORK/q", "WORK/exported", "--json"),
     "validate": ("validate", "MODEL", "WORK/q", "--json"),
+    "report": ("report", "WORK/q", "--out", "WORK/report.html", "--json"),
 }
 
 
@@ -112,6 +113,7 @@ def test_exit_3_for_input(work: pathlib.Path, tmp_path: pathlib.Path) -> None:
         ("quantize", tmp_path / "nowhere", work / "none"),
         ("inspect", tmp_path / "nowhere"),
         ("validate", tmp_path / "nowhere", work / "q"),
+        ("report", tmp_path / "nowhere"),
         ("export", tmp_path / "nowhere", work / "none"),
         ("convert", tmp_path / "bad.safetensors", work / "none"),
     ):

@@ -27,9 +27,9 @@ def validate(
 
     Returns:
         passed, cosine_similarity and sqnr_db over all quantized weights, min_cosine and worst_layer, layers (name,
-        bits, cosine, sqnr_db), changed (kept tensors whose bytes differ), missing and extra (names), bits_per_weight,
-        compression_ratio. ``passed`` needs nothing changed, missing or extra and, with ``min_accuracy``, every layer's
-        cosine at or above it.
+        component, bits, cosine, sqnr_db), changed (kept tensors whose bytes differ), missing and extra (names),
+        bits_per_weight, compression_ratio. ``passed`` needs nothing changed, missing or extra and, with
+        ``min_accuracy``, every layer's cosine at or above it.
 
     Raises:
         ShapeMismatchError: of a tensor, between the two models. ConfigurationError: ``min_accuracy`` is not in [0, 1].
@@ -69,7 +69,10 @@ def validate(
             continue
         sums = _sums(original_tensor, tensor)
         total += sums
-        layers.append({"name": tensor.name, "bits": tensor.bits, "cosine": _cosine(sums), "sqnr_db": _sqnr_db(sums)})
+        layers.append({
+            "name": tensor.name, "component": tensor.component, "bits": tensor.bits, "cosine": _cosine(sums),
+            "sqnr_db": _sqnr_db(sums),
+        })  # fmt: skip
     worst = min(layers, key=lambda layer: float(layer["cosine"]), default=None)
     low = [layer["name"] for layer in layers if min_accuracy is not None and layer["cosine"] < min_accuracy]
     return {

@@ -1,4 +1,4 @@
-"""arrow-quant: quantize, inspect, validate, evaluate and demo."""
+"""arrow-quant: quantize, inspect, validate, evaluate, report and demo."""
 
 from __future__ import annotations
 
@@ -295,6 +295,40 @@ def validate(
 
 
 app.command()(evaluate)
+
+
+@app.command()
+def report(
+    quantized: pathlib.Path,
+    original: Annotated[pathlib.Path | None, typer.Option(help="The model that it was made from.")] = None,
+    output: Annotated[
+        pathlib.Path | None, typer.Option("--out", help="The HTML file; default QUANTIZED-report.html. JSON beside it.")
+    ] = None,
+    result: Annotated[
+        pathlib.Path | None, typer.Option(help="What quantize --json printed: times, memory, fallbacks.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples to draw with both models; needs --original.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a report of a quantized model: one HTML file that needs no network, and JSON."""
+    try:
+        from arrow_quant_v2.report import write_report
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the report needs {error.name}. Install it with: pip install 'arrow-quant-v2[report]'"
+        ) from error
+    with progress_reporter(quiet=as_json, title="report") as show:
+        page, facts = write_report(
+            quantized, original, output, result=result, samples=samples, seed=seed, progress_callback=show
+        )
+    if as_json:
+        paths = {"html": str(page), "json": str(page.with_suffix(".json"))}
+        typer.echo(json.dumps({**paths, "headline": facts["headline"], "warnings": facts["warnings"]}))
+    else:
+        for warning in facts["warnings"]:
+            out.print(f"warning: {warning}", soft_wrap=True)
+        out.print(f"{page}, and the same facts in {page.with_suffix('.json')}", soft_wrap=True)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -97,11 +97,29 @@ class TokensOnly(_Reader):
 
 def reader_of(path: pathlib.Path, vocab_size: int, names: Mapping[str, str]) -> TextReader:
     """How a model's folder reads text: its tokenizer (local files, no code of it), else bytes for 256 to 260 tokens."""
+    folder = _tokenizer_folder(path)
+    if folder is not None:
+        return TokenizerReader(vocab_size, names, _load_tokenizer(folder))
+    return ByteReader(vocab_size, names) if 256 <= vocab_size <= 260 else TokensOnly(vocab_size, names)
+
+
+def decoder_of(path: pathlib.Path, vocab_size: int) -> Callable[[int], str]:
+    """The text of a token: by the model's tokenizer, else as a byte for 256 to 260 tokens, else its number."""
+    folder = _tokenizer_folder(path)
+    if folder is not None:
+        tokenizer = _load_tokenizer(folder)
+        return lambda token: str(tokenizer.decode([token]))
+    if 256 <= vocab_size <= 260:
+        return lambda token: chr(token) if token in (9, 10) or 32 <= token < 127 else "\N{REPLACEMENT CHARACTER}"
+    return lambda token: f"{token} "
+
+
+def _tokenizer_folder(path: pathlib.Path) -> pathlib.Path | None:
     root = path if path.is_dir() else path.parent
     for folder in (root, root / "tokenizer", root.parent / "tokenizer"):
         if any((folder / name).exists() for name in TOKENIZER_FILES):
-            return TokenizerReader(vocab_size, names, _load_tokenizer(folder))
-    return ByteReader(vocab_size, names) if 256 <= vocab_size <= 260 else TokensOnly(vocab_size, names)
+            return folder
+    return None
 
 
 def _load_tokenizer(folder: pathlib.Path) -> Any:
