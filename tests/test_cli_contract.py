@@ -49,7 +49,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, demo_model: pathlib.Path) -> 
     return path
 
 
-# Arguments of every command; quantize is run by the fixture, calibrate and demo need PyTorch.
+# Arguments of every command; quantize is run by the fixture, calibrate, demo and evaluate need PyTorch.
 JSON_RUNS = {
     "quantize": ("quantize", "MODEL", "WORK/none", "--plan", "--json"),
     "inspect": ("inspect", "WORK/q", "--json"),
@@ -60,7 +60,7 @@ JSON_RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(get_command(app).commands) - {"demo", "calibrate"}))
+@pytest.mark.parametrize("name", sorted(set(get_command(app).commands) - {"demo", "calibrate", "evaluate"}))
 def test_every_command_prints_json_alone(name: str, work: pathlib.Path, demo_model: pathlib.Path) -> None:
     arguments = [a.replace("WORK", str(work)).replace("MODEL", str(demo_model)) for a in JSON_RUNS[name]]
     made = run(*arguments)

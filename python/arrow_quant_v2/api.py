@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration import Calibration, SampledStatistics, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
-from arrow_quant_v2.errors import CancelledError, ConfigurationError
+from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
+from arrow_quant_v2.progress import ProgressCallback, StopQuestion, guarded, part_of
 from arrow_quant_v2.validate import validate
 
-ProgressCallback = Callable[[str, float], None]
-StopQuestion = Callable[[], bool]
 PathLike = str | os.PathLike[str]
 
 # Sampling a model takes most of a run.
 _CALIBRATION_SHARE = 0.8
-
-_log = logging.getLogger("arrow_quant_v2")
 
 
 class ArrowQuantV2:
@@ -85,7 +81,7 @@ class ArrowQuantV2:
         config = config or DiffusionQuantConfig()
         if isinstance(calibration, (str, os.PathLike)):
             config, calibration = config.with_overrides(calibration=os.fspath(calibration)), None
-        callback = _guarded(progress_callback)
+        callback = guarded(progress_callback)
         run = {"overwrite": overwrite, "resume": resume}
         model = open_parquet_input(pathlib.Path(model_path), config)
         if model is None:
@@ -94,8 +90,8 @@ class ArrowQuantV2:
         refuse_existing(pathlib.Path(output_path), overwrite)
         refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
         core.RunLock(os.fspath(output_path)).release()  # a second run ends here, before its work
-        with expanded_model(model, pathlib.Path(output_path), None, _part(callback, 0, 0.2, should_stop)) as folder:
-            rest = _part(callback, 0.2, 1, should_stop)
+        with expanded_model(model, pathlib.Path(output_path), None, part_of(callback, 0, 0.2, should_stop)) as folder:
+            rest = part_of(callback, 0.2, 1, should_stop)
             result = self._quantize(folder, output_path, config, calibration, rest, run, should_stop)
         return as_parquet_result(result, model, warnings)
 
@@ -113,14 +109,14 @@ class ArrowQuantV2:
         refuse_output_over_input(pathlib.Path(model_path), pathlib.Path(output_path))
         start = time.perf_counter()
         with SampledStatistics(output_path, model_path, config) as keep:
-            part = _part(callback, 0, _CALIBRATION_SHARE, should_stop)
+            part = part_of(callback, 0, _CALIBRATION_SHARE, should_stop)
             found = self._calibration(model_path, config, given, part, keep)
         calibrated = time.perf_counter()
         text = core.quantize_model(
             os.fspath(model_path),
             os.fspath(output_path),
             self._options(config, run),
-            _part(callback, _CALIBRATION_SHARE, 1, None) if found.sampled else callback,
+            part_of(callback, _CALIBRATION_SHARE, 1, None) if found.sampled else callback,
             should_stop,
             found.statistics,
             found.kind,
@@ -191,41 +187,59 @@ class ArrowQuantV2:
         quantized_path: PathLike,
         min_accuracy: float | None = None,
         *,
+        forward_samples: int | None = None,
+        data: Any = None,
+        columns: Mapping[str, str] | str | None = None,
+        split: str | None = None,
+        calls: Iterable[Any] | None = None,
+        seed: int = 0,
+        progress_callback: ProgressCallback | None = None,
         should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
-        """Compare the weights on disk, tensor by tensor; see arrow_quant_v2.validate.validate."""
-        return validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
+        """Compare the weights on disk, tensor by tensor, and on request what the whole models answer.
+
+        Args:
+            min_accuracy: least weight cosine of a layer, and least cosine of the whole model's outputs at any time
+                (there 0.9 where it is None).
+            forward_samples: run both models on so many samples that calibration has not seen: some steps of the float
+                model's own sampling, or ``data`` (with columns and split), or ``calls``; see
+                arrow_quant_v2.torch.evaluate. Needs PyTorch. None compares weights alone.
+            seed: of noise, classes and masks.
+            progress_callback: called as (message, fraction in [0, 1]) before each forward call.
+
+        Returns what arrow_quant_v2.validate.validate does; with ``forward_samples`` also ``forward``, see
+        arrow_quant_v2.torch.evaluation.forward.check_forward, which has to pass too, and is None where tensors are
+        missing or too many, so that nothing could run.
+        """
+        if forward_samples is None and (data is not None or calls is not None):
+            raise ConfigurationError("data and calls are for forward_samples, which is None. Give a number.")
+        result = validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
+        if forward_samples is None:
+            return result
+        report = part_of(guarded(progress_callback), 0, 1, should_stop)
+        inputs = {"data": data, "columns": columns, "split": split, "calls": calls}
+        complete = not (result["missing"] or result["extra"])
+        forward = (
+            _check_forward(original_path, quantized_path, forward_samples, min_accuracy, inputs, seed, report)
+            if complete
+            else None
+        )
+        return {**result, "forward": forward, "passed": result["passed"] and forward is not None and forward["passed"]}
 
 
-def _part(
-    callback: ProgressCallback | None, begin: float, end: float, should_stop: StopQuestion | None
-) -> ProgressCallback | None:
-    """A callback for a part of the run, which asks whether to stop too."""
-    if callback is None and should_stop is None:
-        return None
-
-    def call(message: str, fraction: float) -> None:
-        if should_stop is not None and should_stop():
-            raise CancelledError("stopped on request")
-        if callback is not None:
-            callback(message, begin + (end - begin) * fraction)
-
-    return call
-
-
-def _guarded(callback: ProgressCallback | None) -> ProgressCallback | None:
-    """A callback whose errors are logged once and never end a run."""
-    if callback is None:
-        return None
-    failed = False
-
-    def call(message: str, fraction: float) -> None:
-        nonlocal failed
-        try:
-            callback(message, fraction)
-        except Exception:
-            if not failed:
-                _log.exception("the progress callback failed; the run goes on")
-            failed = True
-
-    return call
+def _check_forward(
+    original: PathLike,
+    quantized: PathLike,
+    samples: int,
+    min_cosine: float | None,
+    inputs: dict[str, Any],
+    seed: int,
+    report: ProgressCallback | None,
+) -> dict[str, Any]:
+    try:
+        from arrow_quant_v2.torch.evaluation.forward import Inputs, check_forward
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"forward_samples needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
+        ) from error
+    return check_forward(original, quantized, samples, min_cosine, Inputs(**inputs), seed, report)

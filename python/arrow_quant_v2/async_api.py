@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -86,14 +86,28 @@ class AsyncArrowQuantV2:
         return await _run(lambda _: self._sync.plan(model_path, config))
 
     async def validate_quality(
-        self, original_path: PathLike, quantized_path: PathLike, min_accuracy: float | None = None
+        self,
+        original_path: PathLike,
+        quantized_path: PathLike,
+        min_accuracy: float | None = None,
+        *,
+        forward_samples: int | None = None,
+        data: Any = None,
+        columns: Mapping[str, str] | str | None = None,
+        split: str | None = None,
+        calls: Iterable[Any] | None = None,
+        seed: int = 0,
+        progress_callback: AsyncProgressCallback | None = None,
     ) -> dict[str, Any]:
         """See ArrowQuantV2.validate_quality."""
-        return await _run(
-            lambda stopped: self._sync.validate_quality(
-                original_path, quantized_path, min_accuracy, should_stop=stopped
-            )
-        )
+        async with _reporting(progress_callback) as report:
+            return await _run(
+                lambda stopped: self._sync.validate_quality(
+                    original_path, quantized_path, min_accuracy, forward_samples=forward_samples, data=data,
+                    columns=columns, split=split, calls=calls, seed=seed, progress_callback=report,
+                    should_stop=stopped,
+                )
+            )  # fmt: skip
 
 
 async def _run(function: Callable[[Callable[[], bool]], T]) -> T:

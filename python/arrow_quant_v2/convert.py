@@ -7,12 +7,13 @@ import pathlib
 from collections import Counter
 from typing import Any
 
-from arrow_quant_v2.api import ArrowQuantV2, ProgressCallback
+from arrow_quant_v2.api import ArrowQuantV2
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import UnsupportedModelError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.model_file import OUR_LAYOUT, QuantizedModel
 from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, modality_of, name_patterns
+from arrow_quant_v2.progress import ProgressCallback
 
 
 def convert(

@@ -35,6 +35,11 @@ class ArrowQuantError(Exception):
         self.tensor = tensor
         self.remedy = remedy
 
+    @property
+    def problem(self) -> str:
+        """The message without the remedy."""
+        return self.message.removesuffix(f". {self.remedy}") if self.remedy else self.message
+
     @classmethod
     def compose(cls, problem: str, *, file: str = "", tensor: str = "", remedy: str = "") -> Self:
         """Make an error whose message is ``file: tensor 'name': problem. Remedy.``, as the core writes it."""

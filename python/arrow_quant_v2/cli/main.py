@@ -1,4 +1,4 @@
-"""arrow-quant: quantize, inspect, validate, report and demo."""
+"""arrow-quant: quantize, inspect, validate, evaluate, report and demo."""
 
 from __future__ import annotations
 
@@ -25,8 +25,16 @@ from arrow_quant_v2 import convert as convert_model
 from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration_columns import column_names
 from arrow_quant_v2.calibration_data import read_lines
+from arrow_quant_v2.cli.evaluate import (
+    ColumnOption,
+    DataOption,
+    JsonOption,
+    SplitOption,
+    evaluate,
+    refuse_columns_without_data,
+)
 from arrow_quant_v2.cli.progress import progress_reporter
-from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_summary
+from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_forward, print_summary
 
 EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
 
@@ -38,7 +46,6 @@ app = typer.Typer(
 )  # fmt: skip
 # Names and patterns may hold brackets, which are no markup.
 out = Console(markup=False)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -252,11 +259,25 @@ def export(
 def validate(
     original: pathlib.Path,
     quantized: pathlib.Path,
-    min_accuracy: Annotated[float | None, typer.Option(help="Least weight cosine of a layer.")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Least weight cosine of a layer and, with --samples, of outputs.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Also run both models on so many samples and compare their outputs.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    split: SplitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a quantized model with its source; exit 1 when it fails."""
-    result = ArrowQuantV2().validate_quality(original, quantized, min_accuracy)
+    refuse_columns_without_data(data, column, split)
+    with progress_reporter(quiet=as_json or samples is None, title="validating") as report:
+        result = ArrowQuantV2().validate_quality(
+            original, quantized, min_accuracy, forward_samples=samples, data=data, split=split, seed=seed,
+            columns=column_names(column or []), progress_callback=report,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(result))
     else:
@@ -266,9 +287,14 @@ def validate(
         for key in ("changed", "missing", "extra", "below_min_accuracy"):
             if result[key]:
                 out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}", soft_wrap=True)
+        if "forward" in result:
+            print_forward(out, result["forward"])
         out.print("passed" if result["passed"] else "failed")
     if not result["passed"]:
         raise typer.Exit(EXIT_QUALITY)
+
+
+app.command()(evaluate)
 
 
 @app.command()

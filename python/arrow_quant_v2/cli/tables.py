@@ -69,6 +69,68 @@ def print_summary(console: Console, result: dict[str, Any], planned: bool) -> No
         say(f"warning: {warning}")
 
 
+def print_forward(console: Console, result: dict[str, Any] | None) -> None:
+    """What the whole model answered, of validate_quality."""
+    if result is None:
+        console.print("outputs: not compared, as the tensors differ")
+        return
+    console.print(
+        f"outputs on {result['samples']} samples ({result['source']}): {output_figures(result)}; "
+        f"{result['threshold']:g} is needed",
+        soft_wrap=True,
+    )
+
+
+def output_figures(errors: dict[str, Any]) -> str:
+    """One line about the outputs of two models."""
+    error = errors["relative_squared_error"]
+    at = "" if errors["worst_time"] is None else f" at time {errors['worst_time']:g}"
+    size = "not finite" if error is None else f"{error:.3g}"
+    return f"relative squared error {size}, cosine {errors['cosine']:.5f}, least {errors['min_cosine']:.5f}{at}"
+
+
+def print_evaluation(console: Console, result: dict[str, Any]) -> None:
+    """The figures of torch.evaluate."""
+    say = functools.partial(console.print, soft_wrap=True)
+    say(f"{result['samples']} samples of kind {result['kind']}, seed {result['seed']}")
+    for key, unit in _UNITS.items():
+        if result.get(key) is not None:
+            say(f"{key.removesuffix('_db')}: {result[key]:.5g}{unit}")
+    if result["kind"] == "text":
+        console.print(_mask_table(result["by_mask_ratio"]))
+    else:
+        say(f"outputs ({result['error_source']}): {output_figures(result['output_error'])}")
+        console.print(_time_table(result["output_error"]["by_time"]))
+    for key, reason in result["missing"].items():
+        say(f"no {key}: {reason}")
+
+
+_UNITS = {
+    "psnr_db": " dB", "ssim": "", "lpips": "", "fid": "", "log_spectral_distance_db": " dB",
+    "nelbo_float": " nats a token", "nelbo_quantized": " nats a token", "kl": " nats a token", "flip_rate": "",
+}  # fmt: skip
+
+
+def _mask_table(rows: list[dict[str, Any]]) -> Table:
+    keys = ("mask_ratio", "cross_entropy_float", "cross_entropy_quantized", "kl", "flip_rate")
+    table = Table("masked", "float, nats", "quantized, nats", "KL, nats", "flipped")
+    for row in rows:
+        table.add_row(*(_number(row[key]) for key in keys))
+    return table
+
+
+def _time_table(rows: list[dict[str, Any]]) -> Table:
+    """At most about ten rows; --json has all."""
+    table = Table("time", "relative squared error", "cosine")
+    for row in rows[:: -(-len(rows) // 10)]:
+        table.add_row(*(_number(row[key]) for key in ("time", "relative_squared_error", "cosine")))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
 def _print_outputs(say: Callable[[str], object], result: dict[str, Any]) -> None:
     measured = [layer for layer in result["layers"] if layer["output_cosine"] is not None]
     if measured:

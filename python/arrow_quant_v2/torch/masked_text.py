@@ -225,7 +225,7 @@ def masked_calls(
     ratios = stratified(count, generator)
     batch: list[torch.Tensor] = []
     for number, window in enumerate(tokens):
-        batch.append(_masked(window, float(ratios[number]), mask_token_id, generator) if mask else window)
+        batch.append(masked_window(window, float(ratios[number]), mask_token_id, generator) if mask else window)
         if len(batch) == BATCH:
             yield {"input_ids": torch.stack(batch)}
             batch = []
@@ -239,7 +239,8 @@ def stratified(count: int, generator: torch.Generator) -> torch.Tensor:
     return (order + 1 - torch.rand(count, generator=generator, dtype=torch.float64)) / count
 
 
-def _masked(window: torch.Tensor, ratio: float, mask_token_id: int, generator: torch.Generator) -> torch.Tensor:
+def masked_window(window: torch.Tensor, ratio: float, mask_token_id: int, generator: torch.Generator) -> torch.Tensor:
+    """A window, int64 [length], with this share of its tokens, at least one, masked at random places."""
     number = max(1, round(ratio * len(window)))
     places = torch.randperm(len(window), generator=generator)[:number]
     masked = window.clone()

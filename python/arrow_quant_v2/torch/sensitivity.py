@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from arrow_quant_v2.torch.synthetic import Change, SelfSampling, unchanged
+from arrow_quant_v2.torch.synthetic import Change, SelfSampling, run_sampler, unchanged
 
 # The error that is put into the model's output, as a part of its root mean square.
 RELATIVE_NOISE = 0.05
@@ -35,9 +35,9 @@ def measure_sensitivity(
     value per group; 0 where no step of sampling falls into the group.
     """
     ids = list(range(samples))
-    plain = _result(sampling.sample(model, ids, seed, unchanged))
-    groups = range(len(boundaries) - 1)
-    return [_change(plain, _result(sampling.sample(model, ids, seed, _disturb(boundaries, g, seed)))) for g in groups]
+    plain = run_sampler(sampling.sample(model, ids, seed, unchanged))
+    changes = [_disturb(boundaries, group, seed) for group in range(len(boundaries) - 1)]
+    return [_change(plain, run_sampler(sampling.sample(model, ids, seed, change))) for change in changes]
 
 
 def _disturb(boundaries: Sequence[float], group: int, seed: int) -> Change:
@@ -51,16 +51,6 @@ def _disturb(boundaries: Sequence[float], group: int, seed: int) -> Change:
         return output + RELATIVE_NOISE * output.square().mean().sqrt() * noise
 
     return change
-
-
-def _result(sampler: Generator[list[int], None, torch.Tensor]) -> torch.Tensor:
-    """Run a sampler to its end."""
-    while True:
-        try:
-            next(sampler)
-        except StopIteration as end:
-            result: torch.Tensor = end.value
-            return result
 
 
 def _change(plain: torch.Tensor, disturbed: torch.Tensor) -> float:

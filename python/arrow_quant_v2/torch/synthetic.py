@@ -52,6 +52,20 @@ def unchanged(time: float, output: torch.Tensor) -> torch.Tensor:
     return output
 
 
+def run_sampler(
+    sampler: Generator[list[int], None, torch.Tensor], before_call: Callable[[], None] | None = None
+) -> torch.Tensor:
+    """Run a sampler to its end; what comes out."""
+    while True:
+        try:
+            next(sampler)
+        except StopIteration as end:
+            result: torch.Tensor = end.value
+            return result
+        if before_call is not None:
+            before_call()
+
+
 def self_sampling(model: nn.Module, path: pathlib.Path) -> SelfSampling:
     """The way to sample ``model``, loaded from ``path``. Raises UnsupportedModelError where none is known."""
     mask_token_id = find_mask_token(model, path)
@@ -93,17 +107,18 @@ def denoiser_arguments(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters
     names = list(parameters)
     if config is None or "timestep" not in names:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: how to sample it is not known. Give samples, a pipeline with prompts, or a "
-            "calibration file."
+        raise UnsupportedModelError.compose(
+            f"{type(model).__name__}: how to sample it is not known",
+            remedy="Give samples, a pipeline with prompts, or a calibration file.",
         )
     by_class = bool(class_count(config)) and "class_labels" in names
     made = {"timestep", "class_labels"} if by_class else {"timestep"}
     unknown = [n for n in names[1:] if n not in made and _is_required(parameters[n])]
     if unknown or (_get(config, "cross_attention_dim") and not by_class):
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its condition ({', '.join(unknown) or 'encoder_hidden_states'}) cannot be made "
-            "up. Give samples, or a pipeline with prompts."
+        condition = ", ".join(unknown) or "encoder_hidden_states"
+        raise UnsupportedModelError.compose(
+            f"{type(model).__name__}: its condition ({condition}) cannot be made up",
+            remedy="Give samples, or a pipeline with prompts.",
         )
     return names
 
@@ -137,8 +152,8 @@ def sample_dims(config: Any) -> tuple[int, tuple[int, ...]]:
     """Channels and sizes of a denoiser's samples. Raises UnsupportedModelError where config.json does not tell them."""
     channels, size = _get(config, "in_channels"), _get(config, "sample_size")
     if channels is None or size is None:
-        raise UnsupportedModelError(
-            "config.json tells no in_channels and sample_size, so samples cannot be made up. Give samples."
+        raise UnsupportedModelError.compose(
+            "config.json tells no in_channels and sample_size, so samples cannot be made up", remedy="Give samples."
         )
     if isinstance(size, int):
         is_1d = _get(config, "down_block_types") and "1D" in str(config.down_block_types)
@@ -160,12 +175,13 @@ def _denoise(
         yield ids
         steps = torch.full((len(ids),), float(t)) if t.is_floating_point() else torch.full((len(ids),), int(t))
         output = model(**{sample_name: x.to(dtype), "timestep": steps}, **inputs)
-        predicted = _tensor_of(output).float()[:, : x.shape[1]]  # a learned variance follows the mean
+        predicted = output_tensor(output).float()[:, : x.shape[1]]  # a learned variance follows the mean
         x = scheduler.step(change(float(t), predicted), t, x).prev_sample
     return x
 
 
-def _tensor_of(output: Any) -> torch.Tensor:
+def output_tensor(output: Any) -> torch.Tensor:
+    """The tensor of what a forward call returned: itself, or the first field."""
     found = output if isinstance(output, torch.Tensor) else output[0]
     assert isinstance(found, torch.Tensor)
     return found
@@ -221,7 +237,7 @@ def _unmask(
     for step in range(UNMASKING_STEPS):
         yield ids
         masked = float((tokens == mask_token_id).sum()) / tokens.numel()
-        logits = change(masked, _tensor_of(model(input_ids=tokens)).float())
+        logits = change(masked, output_tensor(model(input_ids=tokens)).float())
         logits[..., mask_token_id] = -torch.inf
         drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=generator).reshape(tokens.shape)
         reached = order < length * (step + 1) // UNMASKING_STEPS
