@@ -96,7 +96,7 @@ def weight_grid(grid: Facts) -> Markup:
         if levels <= 16:
             canvas.line(x(code), 24, x(code), 158, "level")
         canvas.circle(x(code), y(share), 4 if levels <= 16 else 1.5, "dot", f"code {code}: {percent(share)}")
-    canvas.x_axis(x, 158, "position on the grid, codes", count=8)
+    canvas.x_axis(x, 158, "position on the grid, codes", count=5)
     return canvas.markup(f"Weights of {grid['name']} on their grid")
 
 
