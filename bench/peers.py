@@ -343,7 +343,7 @@ def main() -> None:
     parser.add_argument("--cache", type=pathlib.Path, default=None, help="holds W2048.npy, X2048.npy, H2048.npy, ...")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     options = parser.parse_args()
-    problem = rounding.load_problem(options.problem)
+    problem = rounding.load_module(options.problem)
     warm_up(problem.weight(64, 128), problem.acts(256, 128))
     machine = rounding.describe_machine().replace("bench/rounding.py", "bench/peers.py")
     lines = [machine, "", *([options.remark, ""] if options.remark else []), NOTES]

@@ -28,9 +28,9 @@ SETTINGS = ((4, 128), (3, 128), (2, 64))
 Layer = dict[str, Any]
 
 
-def load_problem(path: pathlib.Path) -> Any:
-    """The module that makes the layers."""
-    spec = importlib.util.spec_from_file_location("problem", path)
+def load_module(path: pathlib.Path) -> Any:
+    """A module that is given by its file: one that makes layers, or one that judges models."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--cache", type=pathlib.Path, default=None, help="holds W2048.npy, X2048.npy, H2048.npy, ...")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     options = parser.parse_args()
-    problem = load_problem(options.problem)
+    problem = load_module(options.problem)
     text = [describe_machine(), ""]
     for size in options.sizes:
         w, x, h = arrays(problem, size, options.cache)

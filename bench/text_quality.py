@@ -12,7 +12,6 @@ of positions whose most likely token differs. Bits a weight are those of the qua
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import sysconfig
@@ -26,7 +25,7 @@ from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig, QuantizedModel
 from arrow_quant_v2._native import core
 from arrow_quant_v2.torch import load_quantized
 from arrow_quant_v2.torch.calibrate import calibrate_model, load_float_model
-from rounding import bits_on_disk, textbook_gptq, values_of
+from rounding import bits_on_disk, load_module, textbook_gptq, values_of
 
 # Name -> (calibration, options).
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,15 +37,6 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours, residual binary, masked": ("masked", {"grid": "residual_binary"}),
     "ours, default, masked": ("masked", {}),
 }
-
-
-def load_module(path: pathlib.Path) -> Any:
-    spec = importlib.util.spec_from_file_location("quality", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def standard_library(folder: pathlib.Path) -> pathlib.Path:

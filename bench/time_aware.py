@@ -13,7 +13,6 @@ the least of several of each, taken in turns.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import tempfile
@@ -25,8 +24,10 @@ import numpy as np
 import torch
 from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig, QuantizedModel
 from arrow_quant_v2._native import core
+from arrow_quant_v2.report.activation_ranges import ranges_over_time
 from arrow_quant_v2.torch import load_quantized
 from arrow_quant_v2.torch.calibrate import load_float_model
+from rounding import load_module
 
 WHOLE = 1 << 20  # a block of all channels
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,15 +38,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 PLOTTED = ("transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.2.ff.net.2.weight",
            "transformer_blocks.5.ff.net.0.proj.weight")  # fmt: skip
-
-
-def load_module(path: pathlib.Path) -> Any:
-    spec = importlib.util.spec_from_file_location("quality", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Yardstick:
@@ -128,8 +120,10 @@ def plot_ranges(statistics_path: pathlib.Path, quantized: pathlib.Path, out: pat
     for axis, name in zip(np.atleast_1d(axes), names, strict=True):
         seen = statistics.input(inputs["", name][0]).timesteps()
         axis.fill_between(seen["time"], seen["min"], seen["max"], alpha=0.3, label="seen")
-        for group, (low, high) in enumerate(group_ranges(tables[name])):
-            span = tables[name].time_boundaries[group : group + 2]
+        stored = ranges_over_time(tables[name])
+        assert stored is not None
+        for group, (low, high) in enumerate(zip(stored["low"], stored["high"], strict=True)):
+            span = stored["boundaries"][group : group + 2]
             for edge in (low, high):
                 axis.plot(span, [edge, edge], color="C1", label="stored" if group == 0 and edge == low else None)
         axis.set_title(name.removesuffix(".weight").removeprefix("transformer_blocks."), fontsize=9)
@@ -138,18 +132,6 @@ def plot_ranges(statistics_path: pathlib.Path, quantized: pathlib.Path, out: pat
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
-
-
-def group_ranges(tensor: Any) -> list[tuple[float, float]]:
-    """Of each time group, the union of its blocks' ranges."""
-    ranges, at = [], 0
-    for size in tensor.time_block_sizes:
-        count = -(-tensor.matrix_shape[1] // size)
-        scale = tensor.time_scales[at : at + count]
-        zero = tensor.time_zero_points[at : at + count]
-        ranges.append((float((-zero * scale).min()), float(((255 - zero) * scale).max())))
-        at += count
-    return ranges
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from arrow_quant_v2.calibration import Calibration, SampledStatistics, expected_
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
+from arrow_quant_v2.extras import needs_extra
 from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.progress import ProgressCallback, StopQuestion, guarded, part_of
 from arrow_quant_v2.validate import validate
@@ -236,10 +237,6 @@ def _check_forward(
     seed: int,
     report: ProgressCallback | None,
 ) -> dict[str, Any]:
-    try:
+    with needs_extra("forward_samples", "torch"):
         from arrow_quant_v2.torch.evaluation.forward import Inputs, check_forward
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"forward_samples needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
-        ) from error
     return check_forward(original, quantized, samples, min_cosine, Inputs(**inputs), seed, report)

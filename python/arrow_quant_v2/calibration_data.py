@@ -18,6 +18,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from arrow_quant_v2.errors import ConfigurationError, CorruptFileError, ResourceError
+from arrow_quant_v2.extras import needs_extra
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 FILE_SUFFIXES = {
@@ -292,12 +293,8 @@ def _arrow_value(scalar: Any) -> Any:
 
 
 def _datasets() -> Any:
-    try:
+    with needs_extra("this data set", "torch"):
         return importlib.import_module("datasets")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"this data set needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
-        ) from error
 
 
 def _saved_rows(folder: pathlib.Path, split: str | None) -> Iterator[Row]:

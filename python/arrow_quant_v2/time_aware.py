@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError
 FloatArray = npt.NDArray[np.float32]
 
 
-def group_of(boundaries: tuple[float, ...], time: float) -> int:
+def group_of(boundaries: Sequence[float], time: float) -> int:
     """The time group that holds ``time``; the nearest one for times outside [boundaries[0], boundaries[-1])."""
     return int(np.searchsorted(boundaries[1:-1], time, side="right"))
 

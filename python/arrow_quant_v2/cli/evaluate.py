@@ -14,6 +14,7 @@ from arrow_quant_v2.calibration_data import DEFAULT_MAX_BAD_ROWS
 from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.cli.tables import print_evaluation
 from arrow_quant_v2.errors import ConfigurationError, ResourceError
+from arrow_quant_v2.extras import needs_extra
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DataOption = Annotated[
@@ -44,12 +45,8 @@ def evaluate(
     refuse_columns_without_data(data, column, split)
     if output is not None and output.is_dir():
         raise ConfigurationError(f"{output} is a folder. Name the file to write.", file=str(output))
-    try:
+    with needs_extra("evaluate", "torch"):
         from arrow_quant_v2.torch import evaluate as compare
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"evaluate needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
-        ) from error
     with progress_reporter(quiet=as_json, title="evaluating") as report:
         result = compare(
             original, quantized, samples, seed, activations, data=data, columns=column_names(column or []),

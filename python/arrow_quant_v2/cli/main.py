@@ -35,6 +35,7 @@ from arrow_quant_v2.cli.evaluate import (
 )
 from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_forward, print_summary
+from arrow_quant_v2.extras import needs_extra
 
 EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
 
@@ -161,12 +162,8 @@ def calibrate(
 ) -> None:
     """Keep what a model's layers see on your data or, without, on its own sampling, for later runs of quantize."""
     options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
-    try:
+    with needs_extra("calibrate", "torch"):
         from arrow_quant_v2.torch import calibrate_model
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"calibrate needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch]'"
-        ) from error
     if data is None and (column or split or unmasked):
         raise ConfigurationError("--column, --split and --unmasked say how to read --data. Give --data.")
     with progress_reporter(quiet=as_json, title="calibrating") as report:
@@ -312,12 +309,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a report of a quantized model: one HTML file that needs no network, and JSON."""
-    try:
+    with needs_extra("the report", "report"):
         from arrow_quant_v2.report import write_report
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the report needs {error.name}. Install it with: pip install 'arrow-quant-v2[report]'"
-        ) from error
     with progress_reporter(quiet=as_json, title="report") as show:
         page, facts = write_report(
             quantized, original, output, result=result, samples=samples, seed=seed, progress_callback=show
@@ -341,12 +334,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
-    try:
+    with needs_extra("the demo", "torch,report"):
         from arrow_quant_v2.torch.demo import run_demo
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the demo needs {error.name}. Install it with: pip install 'arrow-quant-v2[torch,report]'"
-        ) from error
     figures = run_demo(model, output, Console(stderr=True) if as_json else out, quick=quick)
     if as_json:
         typer.echo(json.dumps({"models": figures, "pictures": str(output / "digits.png")}))

@@ -15,13 +15,14 @@ from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quan
 from arrow_quant_v2.calibration_data import DEFAULT_MAX_BAD_ROWS
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
+from arrow_quant_v2.progress import ProgressCallback
 from arrow_quant_v2.safetensors_source import SafetensorsSource, SourceTensor
 from arrow_quant_v2.torch.call_time import TimeFunction
 from arrow_quant_v2.torch.collect import ActivationCollector, call_arguments
 from arrow_quant_v2.torch.data_sources import DataSource, data_calls
 from arrow_quant_v2.torch.load import build_model
 from arrow_quant_v2.torch.sensitivity import measure_sensitivity
-from arrow_quant_v2.torch.statistics_run import Collected, Progress, StatisticsRun
+from arrow_quant_v2.torch.statistics_run import Collected, StatisticsRun
 from arrow_quant_v2.torch.synthetic import BATCH, SelfSampling, find_mask_token, load_scheduler, self_sampling
 
 
@@ -68,7 +69,7 @@ def tensor_of_source(tensor: SourceTensor) -> torch.Tensor:
 
 
 def sample_model(
-    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, progress: Progress | None = None
+    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, progress: ProgressCallback | None = None
 ) -> Collected:
     """Calibrate a model on its own sampling: denoising trajectories, or unmasking from full mask."""
     model = load_float_model(model_path)
@@ -81,7 +82,10 @@ def sample_model(
 
 
 def collect_data(
-    model_path: str | os.PathLike[str], source: DataSource, config: DiffusionQuantConfig, progress: Progress | None
+    model_path: str | os.PathLike[str],
+    source: DataSource,
+    config: DiffusionQuantConfig,
+    progress: ProgressCallback | None,
 ) -> Collected:
     """Calibrate a model on real data: text that is masked, or images, sounds and latents that are noised."""
     model = load_float_model(model_path)
@@ -99,7 +103,7 @@ def collect_samples(
     model_path: str | os.PathLike[str],
     samples: Iterable[Any],
     config: DiffusionQuantConfig,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     time_span: float | None = None,
     time_of: TimeFunction | None = None,
 ) -> Collected:
@@ -138,13 +142,13 @@ class _Run:
             sampling = self_sampling(model, pathlib.Path(model_path))
             self._sensitivity = measure_sensitivity(model, sampling, self._run.boundaries, config.seed)
 
-    def forward(self, calls: Iterable[Any], count: int, progress: Progress | None) -> int:
+    def forward(self, calls: Iterable[Any], count: int, progress: ProgressCallback | None) -> int:
         """Run at most ``count`` samples; how many there were. Raises ConfigurationError when there is none."""
         calls = itertools.islice(calls, count)  # of at least one sample each
         if self._run.passes > 1:
             calls = list(calls)  # every pass sees them
 
-        def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
+        def drive(collectors: Sequence[ActivationCollector], report: ProgressCallback | None) -> int:
             (collector,) = collectors
             for call in calls:
                 args, kwargs = call_arguments(call)
@@ -161,11 +165,11 @@ class _Run:
             raise ConfigurationError("calibration: there are no samples. Give at least one, or calibration='none'.")
         return seen
 
-    def sample(self, sampling: SelfSampling, count: int, seed: int, progress: Progress | None) -> None:
+    def sample(self, sampling: SelfSampling, count: int, seed: int, progress: ProgressCallback | None) -> None:
         """Run the model's own sampling."""
         calls = -(-count // BATCH) * sampling.steps
 
-        def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
+        def drive(collectors: Sequence[ActivationCollector], report: ProgressCallback | None) -> int:
             for done, ids in enumerate(sampling.drive(self.model, count, seed)):
                 collectors[0].sample_ids = ids
                 if report is not None:
@@ -188,7 +192,7 @@ def calibrate_model(
     model_path: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     config: DiffusionQuantConfig | None = None,
-    progress_callback: Progress | None = None,
+    progress_callback: ProgressCallback | None = None,
     *,
     data: Any = None,
     samples: Iterable[Any] | None = None,

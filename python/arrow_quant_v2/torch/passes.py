@@ -100,8 +100,8 @@ def quantize_in_place(
 class PartsFile:
     """A statistics file that is written pass by pass to a temporary folder, which goes with this object."""
 
-    def __init__(self, beside: pathlib.Path | None = None) -> None:
-        folder = tempfile.mkdtemp(prefix=".arrow_quant-", dir=beside)
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix=".arrow_quant-")
         self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.path = pathlib.Path(folder) / "statistics.parquet"
         self._writer = core.StatisticsWriter(os.fspath(self.path))

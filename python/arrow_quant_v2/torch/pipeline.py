@@ -17,10 +17,11 @@ from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quan
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, CorruptFileError, UnsupportedModelError
 from arrow_quant_v2.model_file import read_json
+from arrow_quant_v2.progress import ProgressCallback
 from arrow_quant_v2.torch.call_time import call_times
 from arrow_quant_v2.torch.collect import ActivationCollector
 from arrow_quant_v2.torch.passes import LayerKey
-from arrow_quant_v2.torch.statistics_run import Collected, Progress, StatisticsRun
+from arrow_quant_v2.torch.statistics_run import Collected, StatisticsRun
 
 _INDEX = "model_index.json"
 
@@ -30,7 +31,7 @@ def calibrate_pipeline(
     prompts: Sequence[Any],
     output: str | os.PathLike[str] | None = None,
     config: DiffusionQuantConfig | None = None,
-    progress_callback: Progress | None = None,
+    progress_callback: ProgressCallback | None = None,
     *,
     model_path: str | os.PathLike[str] | None = None,
     num_inference_steps: int | None = None,
@@ -67,7 +68,7 @@ def collect_pipeline(
     model_path: str | os.PathLike[str],
     prompts: Sequence[Any],
     config: DiffusionQuantConfig,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     num_inference_steps: int | None = None,
     pipeline: Any = None,
 ) -> Collected:
@@ -83,7 +84,7 @@ def collect_pipeline(
     models = {component: getattr(pipeline, component) for component in components}
     run = StatisticsRun(models, bits, time_span(pipeline, components, calls[0]), config)
 
-    def drive(collectors: Sequence[ActivationCollector], report: Progress | None) -> int:
+    def drive(collectors: Sequence[ActivationCollector], report: ProgressCallback | None) -> int:
         for number, call in enumerate(calls):
             if report is not None:
                 report(f"calibrating: prompt {number + 1} of {len(calls)}", number / len(calls))

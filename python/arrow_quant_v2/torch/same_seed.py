@@ -6,18 +6,17 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from arrow_quant_v2.progress import ProgressCallback
 from arrow_quant_v2.torch.calibrate import load_float_model
 from arrow_quant_v2.torch.load import load_quantized
 from arrow_quant_v2.torch.masked_text import decoder_of
-from arrow_quant_v2.torch.synthetic import SelfSampling, self_sampling, unchanged
-
-Progress = Callable[[str, float], None]
+from arrow_quant_v2.torch.synthetic import SelfSampling, run_sampler, self_sampling, unchanged
 
 _PEAK = 2.0  # of pictures in [-1, 1]
 
@@ -58,7 +57,7 @@ class SamplePairs:
 
 
 def sample_pairs(
-    original: pathlib.Path, quantized: pathlib.Path, count: int, seed: int, progress: Progress | None = None
+    original: pathlib.Path, quantized: pathlib.Path, count: int, seed: int, progress: ProgressCallback | None = None
 ) -> SamplePairs:
     """Sample both models as calibration samples the float one.
 
@@ -85,18 +84,15 @@ def sample_pairs(
 def _sample(
     model: nn.Module, sampling: SelfSampling, count: int, seed: int, progress: Callable[[float], None]
 ) -> torch.Tensor:
-    run: Generator[list[int], None, torch.Tensor] = sampling.sample(model, list(range(count)), seed, unchanged)
-    for step in itertools.count():
-        progress(min(1.0, step / sampling.steps))
-        try:
-            next(run)
-        except StopIteration as stop:
-            samples: torch.Tensor = stop.value
-            return samples
-    raise AssertionError("unreachable")
+    steps = itertools.count(1)
+    progress(0)
+    return run_sampler(
+        sampling.sample(model, list(range(count)), seed, unchanged),
+        lambda: progress(min(1.0, next(steps) / sampling.steps)),
+    )
 
 
-def _part(progress: Progress | None, name: str, half: int) -> Callable[[float], None]:
+def _part(progress: ProgressCallback | None, name: str, half: int) -> Callable[[float], None]:
     def report(fraction: float) -> None:
         if progress is not None:
             progress(f"sampling the {name}", (half + fraction) / 2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
+from arrow_quant_v2.time_aware import group_of
 from arrow_quant_v2.torch.synthetic import Change, SelfSampling, run_sampler, unchanged
 
 # The error that is put into the model's output, as a part of its root mean square.
@@ -44,8 +44,7 @@ def _disturb(boundaries: Sequence[float], group: int, seed: int) -> Change:
     generator = torch.Generator().manual_seed(seed + _NOISE_SEED)
 
     def change(time: float, output: torch.Tensor) -> torch.Tensor:
-        # The nearest group for times outside, as for the statistics.
-        if int(np.searchsorted(boundaries[1:-1], time, side="right")) != group:
+        if group_of(boundaries, time) != group:
             return output
         noise = torch.randn(output.shape, generator=generator)
         return output + RELATIVE_NOISE * output.square().mean().sqrt() * noise

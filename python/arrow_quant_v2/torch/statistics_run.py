@@ -14,13 +14,13 @@ from torch import nn
 
 from arrow_quant_v2.calibration import time_boundaries
 from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.progress import ProgressCallback
 from arrow_quant_v2.torch.call_time import TimeFunction
 from arrow_quant_v2.torch.collect import ActivationCollector
 from arrow_quant_v2.torch.passes import LayerKey, PartsFile, plan_passes, quantize_in_place
 
-Progress = Callable[[str, float], None]
 # Runs the samples under the collectors, with the pass's part of the progress; how many samples there were.
-Drive = Callable[[Sequence[ActivationCollector], Progress | None], int]
+Drive = Callable[[Sequence[ActivationCollector], ProgressCallback | None], int]
 
 # With time_grouping "auto", statistics are kept for so many groups for each that may be made of them.
 FINER_GROUPS = 4
@@ -76,7 +76,7 @@ class StatisticsRun:
     def passes(self) -> int:
         return len(self._plan.layers)
 
-    def run(self, drive: Drive, progress: Progress | None) -> int:
+    def run(self, drive: Drive, progress: ProgressCallback | None) -> int:
         """Collect the layers of one pass after the other; the samples of one."""
         count = 0
         for number, layers in enumerate(self._plan.layers):
@@ -145,7 +145,7 @@ def seen_boundaries(time_span: float, config: DiffusionQuantConfig) -> list[floa
     return time_boundaries(time_span, groups, int(time_span) if time_span > 1 else 0)
 
 
-def _part_of(progress: Progress | None, number: int, count: int) -> Progress | None:
+def _part_of(progress: ProgressCallback | None, number: int, count: int) -> ProgressCallback | None:
     if progress is None or count == 1:
         return progress
     return lambda message, fraction: progress(f"{message}, pass {number + 1} of {count}", (number + fraction) / count)

@@ -22,7 +22,6 @@ BATCH = 32
 
 # One forward call: the samples in its batch, and its keyword arguments.
 Call = tuple[list[int], dict[str, Any]]
-Progress = Callable[[str, float], None]
 # (time, output) -> what the sampler is given instead of a model's output.
 Change = Callable[[float, torch.Tensor], torch.Tensor]
 # Runs the model over some samples, yields them before each call, and returns what comes out in the end.
