@@ -243,7 +243,7 @@ def overwrite(folder: pathlib.Path) -> str:
     expect(digest(folder / "q") == before, "the output is touched")
     other = refused(
         lambda: ArrowQuantV2("base").quantize(source, source, overwrite=True),
-        "invalid_argument",
+        "configuration",
         "replace",
         folder=folder,
     )

@@ -340,7 +340,7 @@ void RefuseOutputOverInput(const fs::path& input, const fs::path& output) {
   if (!target.has_filename()) target = target.parent_path();  // "out/"
   const auto [end, rest] = std::mismatch(target.begin(), target.end(), source.begin(), source.end());
   if (end != target.end()) return;
-  throw Error(ErrorCode::kInvalidArgument, "the output would replace the input '" + input.string() + "'",
+  throw Error(ErrorCode::kConfiguration, "the output would replace the input '" + input.string() + "'",
               {.file = output.string(), .remedy = "Choose another output."});
 }
 
