@@ -29,6 +29,7 @@ from arrow_quant_v2.cli.evaluate import (
     ColumnOption,
     DataOption,
     JsonOption,
+    RemoteCodeOption,
     SplitOption,
     evaluate,
     refuse_columns_without_data,
@@ -90,6 +91,7 @@ def quantize(
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop at a layer below min accuracy.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a layer fell back.")] = False,
+    allow_remote_code: RemoteCodeOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output, and what another interrupted run has left.")
     ] = False,
@@ -105,7 +107,7 @@ def quantize(
         "bit_width": bits, "group_size": group_size, "modality": modality, "min_accuracy": min_accuracy, "fit": fit,
         "on_nonfinite": on_nonfinite, "keep_patterns": keep, "quantize_patterns": also, "components": components,
         "variant": variant, "num_threads": threads, "fail_fast": fail_fast, "calibration": calibration,
-        "calibration_samples": samples,
+        "calibration_samples": samples, "allow_remote_code": allow_remote_code,
     }  # fmt: skip
     options = _config(config, profile, given)
     if show_config:
@@ -158,10 +160,12 @@ def calibrate(
     profile: Annotated[str | None, typer.Option(help="edge, local or cloud.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
+    allow_remote_code: RemoteCodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Keep what a model's layers see on your data or, without, on its own sampling, for later runs of quantize."""
-    options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
+    given = {"calibration_samples": samples, "num_threads": threads, "allow_remote_code": allow_remote_code}
+    options = _config(config, profile, given)
     with needs_extra("calibrate", "torch"):
         from arrow_quant_v2.torch import calibrate_model
     if data is None and (column or split or unmasked):

@@ -31,6 +31,7 @@ def evaluate(
     max_bad_rows: int = DEFAULT_MAX_BAD_ROWS,
     calls: Iterable[Any] | None = None,
     time_of: TimeFunction | None = None,
+    allow_remote_code: bool = False,
     progress_callback: ProgressCallback | None = None,
     should_stop: StopQuestion | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def evaluate(
         calls: arguments of forward calls, each a mapping, a tuple or a tensor, for a model that cannot be sampled: then
             its output error alone is measured, on at most ``samples`` samples.
         time_of: of calls; (args, kwargs) -> time of a call, where its arguments do not tell it.
+        allow_remote_code: build the models by code in the folder of the float one where config.json needs it.
         progress_callback: called as (message, fraction in [0, 1]).
         should_stop: asked before each forward call; once it is true the run ends with CancelledError.
 
@@ -69,7 +71,7 @@ def evaluate(
     inputs = Inputs(data, columns, split, max_bad_rows, calls, time_of)
     count, generator_seed = checked_count(samples), held_out_seed(seed)
     report = part_of(guarded(progress_callback), 0, 1, should_stop)
-    pair = load_pair(original, quantized, activations)
+    pair = load_pair(original, quantized, activations, allow_remote_code)
     head = {
         "original": os.fspath(original), "quantized": os.fspath(quantized), "samples": count, "seed": seed,
         "activations": activations,
