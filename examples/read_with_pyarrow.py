@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 def kept(data, dtype):  # numpy lacks bfloat16 and 8-bit floats: those become float32
     if dtype == "bfloat16":
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if dtype.startswith("float8"):
-        bits, shift, bias = np.frombuffer(data, np.uint8).astype(np.uint16), *((8, 1) if "e5m2" in dtype else (7, 256))
-        values = ((bits & 128) << 8 | (bits & 127) << shift).view(np.float16) * np.float32(bias)
-        return np.where((bits & 127 == 127) & (shift == 7), np.float32(np.nan), values)
+    if dtype == "float8_e5m2":
+        return (np.frombuffer(data, np.uint8).astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    if dtype == "float8_e4m3fn":
+        byte = np.frombuffer(data, np.uint8).astype(np.uint16)
+        values = ((byte & 128) << 8 | (byte & 127) << 7).view(np.float16) * np.float32(256)
+        return np.where(byte & 127 == 127, np.float32(np.nan), values)
     return np.frombuffer(data, dtype)
 
 
