@@ -70,7 +70,7 @@ def load_quantized(
             would, in the static ranges of the file: codes, exact integer sums, scales per group. "int6" and "int4" are
             the same with coarser codes over the same ranges, for study. Layers follow the timestep (or mask ratio) of
             the model's call by themselves; see arrow_quant_v2.torch.timestep. A layer without ranges takes one of each
-            row, with a warning.
+            row, with a warning. Such layers give no gradients.
 
     Raises:
         ConfigurationError: another value of ``activations``.
