@@ -39,6 +39,14 @@ def load_state_dict(path: str | pathlib.Path, dtype: torch.dtype | None = None) 
 
     Quantized tensors come as the source's dtype (or ``dtype``), kept ones unchanged (floating-point ones as ``dtype``
     when it is given). In a pipeline names are prefixed with "component.".
+
+    Args:
+        path: a directory that arrow-quant quantize wrote.
+        dtype: of all floating-point tensors; None for the source's.
+
+    Raises:
+        ModelNotFoundError: there is no quantized model.
+        CorruptFileError: a damaged file.
     """
     result: dict[str, torch.Tensor] = {}
     for stored in QuantizedModel(path):
