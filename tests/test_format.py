@@ -169,3 +169,19 @@ def test_tables_of_time_groups_have_the_documented_lengths(calibrated):
         assert stored.time_scales.size == sum(-(-channels // size) for size in stored.time_block_sizes)
         assert stored.time_zero_points.min() >= 0
         assert stored.time_zero_points.max() <= 255
+
+
+def test_of_a_pipeline_too(tmp_path, monkeypatch):
+    """Parts lie in folders of their own, under one manifest; what is no denoiser is copied."""
+    pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from tiny_models import tiny_pipeline
+
+    config = DiffusionQuantConfig(modality="image", calibration="none", min_accuracy=0.0)
+    ArrowQuantV2().quantize_diffusion_model(tiny_pipeline(tmp_path / "p"), tmp_path / "q", config)
+    equal_to_ours(tmp_path / "q")
+    assert {component for component, _ in reader().read(tmp_path / "q")} == {"unet"}
+    assert (tmp_path / "q" / "model_index.json").read_bytes() == (tmp_path / "p" / "model_index.json").read_bytes()
+    assert json.loads((tmp_path / "q" / "unet" / "config.json").read_text())["quantization_config"]
+    (entry,) = json.loads((tmp_path / "q" / "manifest.json").read_text())["files"]
+    assert entry["path"] == "unet/diffusion_pytorch_model.parquet"
