@@ -216,7 +216,10 @@ def calibrate_model(
         data: real data; see arrow_quant_v2.calibration_data.open_data.
         samples: arguments of forward calls, each a mapping, a tuple or a tensor; at most calibration_samples.
         prompts: texts, or classes, for a diffusers pipeline; see arrow_quant_v2.torch.pipeline.calibrate_pipeline.
-        columns, split, max_bad_rows, mask: of data; see arrow_quant_v2.torch.data_sources.DataSource.
+        columns: of data, by what they hold: {"image": "jpg"}; see arrow_quant_v2.torch.data_sources.DataSource.
+        split: of a data set by name.
+        max_bad_rows: of data that cannot be used; more are an error.
+        mask: mask text, as the model meets it; False is for comparisons.
         time_span: of samples: times lie in [0, time_span]; default that of the model's scheduler, 1 for a masked
             language model.
         time_of: of samples; (args, kwargs) -> time of a call, where its arguments do not tell it.

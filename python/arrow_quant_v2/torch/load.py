@@ -40,6 +40,14 @@ def load_state_dict(path: str | pathlib.Path, dtype: torch.dtype | None = None) 
 
     Quantized tensors come as the source's dtype (or ``dtype``), kept ones unchanged (floating-point ones as ``dtype``
     when it is given). In a pipeline names are prefixed with "component.".
+
+    Args:
+        path: a directory that arrow-quant quantize wrote.
+        dtype: of all floating-point tensors; None for the source's.
+
+    Raises:
+        ModelNotFoundError: there is no quantized model.
+        CorruptFileError: a damaged file.
     """
     result: dict[str, torch.Tensor] = {}
     for stored in QuantizedModel(path):
@@ -74,7 +82,7 @@ def load_quantized(
             would, in the static ranges of the file: codes, exact integer sums, scales per group. "int6" and "int4" are
             the same with coarser codes over the same ranges, for study. Layers follow the timestep (or mask ratio) of
             the model's call by themselves; see arrow_quant_v2.torch.timestep. A layer without ranges takes one of each
-            row, with a warning.
+            row, with a warning. Such layers give no gradients.
         model: a module of the same class as the source's, whose weights are replaced; it is returned. For models that
             neither library can build.
         allow_remote_code: run the Python code in the directory where config.json's ``auto_map`` names it. It can do
