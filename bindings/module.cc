@@ -59,6 +59,15 @@ struct News {
   bool done = false;
 };
 
+// Released with the Python object, too: a signal can raise before its owner is told to release it.
+class OwnedRunLock : public RunLock {
+ public:
+  using RunLock::RunLock;
+  OwnedRunLock(const OwnedRunLock&) = delete;
+  OwnedRunLock& operator=(const OwnedRunLock&) = delete;
+  ~OwnedRunLock() { Release(); }
+};
+
 // Runs the job on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop every 50 ms.
 std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
                             const nb::object& callback, const nb::object& should_stop,
@@ -242,12 +251,14 @@ NB_MODULE(_core, m) {
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
         "should_stop"_a.none() = nb::none(), "statistics"_a.none() = nb::none(), "calibration"_a = "none",
         "Quantize a model; returns the result as JSON text. CancelledError once should_stop() is true.");
-  nb::class_<RunLock>(m, "RunLock", "Keeps an output to this run; ConfigurationError while another has it.")
+  nb::class_<OwnedRunLock>(m, "RunLock", "Keeps an output to this run; ConfigurationError while another has it.")
       .def(
           "__init__",
-          [](RunLock* self, const std::string& output) { new (self) RunLock(StagingDirectory::PathFor(output)); },
+          [](OwnedRunLock* self, const std::string& output) {
+            new (self) OwnedRunLock(StagingDirectory::PathFor(output));
+          },
           "output"_a)
-      .def("release", &RunLock::Release);
+      .def("release", [](OwnedRunLock& lock) { lock.Release(); });
   m.def(
       "staging_directory", [](const std::string& output) { return StagingDirectory::PathFor(output).string(); },
       "output"_a, "Where a run keeps what it has finished until the output is complete.");

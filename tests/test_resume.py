@@ -246,6 +246,14 @@ def test_a_resumed_run_says_so(tmp_path, source):
     assert re.search(r"continued an interrupted run: \d+ tensors were finished already", run.stdout)
 
 
+def test_a_lock_that_nobody_released_leaves_nothing(tmp_path):
+    """As when a signal raises between taking it and the block that releases it."""
+    lock = core.RunLock(str(tmp_path / "q"))
+    assert [path.name for path in tmp_path.iterdir()] == [".q.partial"]
+    del lock
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_run_on_one_output_is_refused_at_once(tmp_path, source):
     lock = core.RunLock(str(tmp_path / "q"))
     run = cli(source, tmp_path / "q")

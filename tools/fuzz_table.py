@@ -2,8 +2,8 @@
 
 usage: fuzz_table.py LOG_DIR [DOCUMENT]
 
-A log that ends in a crash, a hang or a leak gives a row that says so, and so does one that was interrupted; a run that
-has not ended gives none.
+A log that ends in a crash, a hang or a leak gives a row that says so, and so does one that was interrupted. A target
+whose run has not ended, or that has no log there, keeps the row that it has.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ def row(name: str, log: str) -> str | None:
     )
 
 
-def table(folder: Path) -> str:
-    """The table of all logs of a folder."""
+def table(folder: Path, before: str) -> str:
+    """The table of all logs of a folder, with rows of other targets from the table ``before``."""
     head = "| target | input | executions | seconds | per second | edges | peak MB | crashes |\n"
-    rows = [row(path.stem, path.read_text(encoding="utf-8", errors="replace")) for path in sorted(folder.glob("*.log"))]
-    return head + "|---|---|---|---|---|---|---|---|\n" + "\n".join(filter(None, rows))
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*$", before, re.MULTILINE)}
+    for path in folder.glob("*.log"):
+        new = row(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+        if new is not None:
+            rows[path.stem] = new
+    return head + "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows[name] for name in sorted(rows))
 
 
 def main(arguments: list[str]) -> int:
@@ -61,8 +65,8 @@ def main(arguments: list[str]) -> int:
     document = Path(arguments[1]) if len(arguments) > 1 else DOCUMENT
     text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{table(Path(arguments[0]))}\n{END}{after}", encoding="utf-8")
+    old, _, after = rest.partition(END)
+    document.write_text(f"{before}{BEGIN}\n{table(Path(arguments[0]), old)}\n{END}{after}", encoding="utf-8")
     return 0
 
 
