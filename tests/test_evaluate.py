@@ -578,3 +578,19 @@ def test_validate_exits_with_1_when_the_whole_fails(outlier, pictures, monkeypat
     assert code == 1
     assert "outputs on 1 samples" in shown.out
     assert run(monkeypatch, capsys, "validate", *pictures[:2], "--samples", 1)[0] == 0
+
+
+def test_validation_includes_the_evaluation_on_request(pictures, tmp_path):
+    source, eight = pictures[0], pictures[1]
+    seen = []
+    found = Q.validate_quality(
+        source, eight, evaluation_samples=2, forward_samples=1, progress_callback=lambda m, f: seen.append(f)
+    )
+    assert found["passed"]
+    alone = evaluate(source, eight, 2)
+    assert found["evaluation"] == alone
+    assert seen == sorted(seen)
+    assert seen[0] < 0.5 < seen[-1] <= 1
+    assert "evaluation" not in Q.validate_quality(source, eight)
+    with pytest.raises(ConfigurationError, match="evaluation_samples"):
+        Q.validate_quality(source, eight, calls=[])

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+from arrow_quant_v2.report import write_report  # noqa: E402
 from arrow_quant_v2.torch import evaluate, load_quantized  # noqa: E402
 from arrow_quant_v2.torch.calibrate import load_float_model  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -103,6 +104,11 @@ def test_allowed_code_is_calibrated_loaded_and_compared(own, tmp_path):
     assert 0 < (got - expected).norm() / expected.norm() < 0.2
     figures = evaluate(folder, tmp_path / "q", 4, allow_remote_code=True)
     assert figures["kind"] == "text"
+    assert ArrowQuantV2().validate_quality(
+        folder, tmp_path / "q", forward_samples=2, evaluation_samples=2, allow_remote_code=True
+    )["passed"]
+    _, facts = write_report(tmp_path / "q", folder, tmp_path / "r.html", samples=2, allow_remote_code=True)
+    assert facts["samples"]["kind"] == "text"
     with pytest.raises(MetadataError, match="allow_remote_code"):
         evaluate(folder, tmp_path / "q", 4)
 

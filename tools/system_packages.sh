@@ -5,6 +5,7 @@
 #   tools/system_packages.sh build   compiler and Python: exit 1 when something is missing
 #   tools/system_packages.sh gtest   GoogleTest: exit 3 when missing, so that the caller can leave those tests out
 #   tools/system_packages.sh fuzz    clang with libFuzzer and sanitizers: exit 3 when missing
+#   tools/system_packages.sh browser Chromium, which one test of the report looks at pages with: exit 3 when missing
 #   tools/system_packages.sh python  print the interpreter to make the environment with
 #
 # PYTHON names the interpreter to use; CXX the compiler.
@@ -136,13 +137,25 @@ require_fuzz() {
   exit 3
 }
 
+browser_found() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+require_browser() {
+  browser_found >/dev/null && return 0
+  if can_install && install chromium && browser_found >/dev/null; then
+    return 0
+  fi
+  ask_for chromium
+  exit 3
+}
+
 case "${1:-}" in
   build) require_build ;;
   gtest) require_gtest ;;
   fuzz) require_fuzz ;;
+  browser) require_browser ;;
   python) find_python ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

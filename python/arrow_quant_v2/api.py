@@ -229,11 +229,13 @@ class ArrowQuantV2:
         min_accuracy: float | None = None,
         *,
         forward_samples: int | None = None,
+        evaluation_samples: int | None = None,
         data: Any = None,
         columns: Mapping[str, str] | str | None = None,
         split: str | None = None,
         calls: Iterable[Any] | None = None,
         seed: int = 0,
+        allow_remote_code: bool = False,
         progress_callback: ProgressCallback | None = None,
         should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
@@ -247,37 +249,46 @@ class ArrowQuantV2:
             forward_samples: run both models on so many samples that calibration has not seen: some steps of the float
                 model's own sampling, or ``data`` (with columns and split), or ``calls``; see
                 arrow_quant_v2.torch.evaluate. Needs PyTorch. None compares weights alone.
-            data: real samples for it, as for calibration; best others than those.
+            evaluation_samples: also compare what both models make from the same seed, on so many samples; see
+                arrow_quant_v2.torch.evaluate. Its figures have no threshold. Needs PyTorch.
+            data: real samples for both, as for calibration; best others than those.
             columns: of data, by what they hold.
             split: of a data set by name.
             calls: arguments of forward calls, each a mapping, a tuple or a tensor.
             seed: of noise, classes and masks.
+            allow_remote_code: build the models by code in the original's folder where config.json needs it.
             progress_callback: called as (message, fraction in [0, 1]) before each forward call.
             should_stop: asked between tensors and calls; once it is true the run ends with CancelledError.
 
         Returns what arrow_quant_v2.validate.validate does; with ``forward_samples`` also ``forward``, see
         arrow_quant_v2.torch.evaluation.forward.check_forward, which has to pass too, and is None where tensors are
-        missing or too many, so that nothing could run.
+        missing or too many, so that nothing could run. With ``evaluation_samples`` also ``evaluation``, what
+        arrow_quant_v2.torch.evaluate returns, or None for the same reason.
         """
-        if forward_samples is None and (data is not None or calls is not None):
-            raise ConfigurationError("data and calls are for forward_samples, which is None. Give a number.")
+        runs = {"forward_samples": forward_samples, "evaluation_samples": evaluation_samples}
+        if all(count is None for count in runs.values()) and (data is not None or calls is not None):
+            raise ConfigurationError(f"data and calls are for {' and '.join(runs)}, which are None. Give a number.")
+        if forward_samples is not None and evaluation_samples is not None and calls is not None:
+            calls = list(calls)  # both go through them
         result = validate(os.fspath(original_path), os.fspath(quantized_path), min_accuracy, should_stop)
-        if forward_samples is None:
-            return result
-        report = part_of(guarded(progress_callback), 0, 1, should_stop)
-        inputs = {"data": data, "columns": columns, "split": split, "calls": calls}
         complete = not (result["missing"] or result["extra"])
-        forward = (
-            _check_forward(original_path, quantized_path, forward_samples, min_accuracy, inputs, seed, report)
-            if complete
-            else None
-        )
-        return {**result, "forward": forward, "passed": result["passed"] and forward is not None and forward["passed"]}
+        inputs = {"data": data, "columns": columns, "split": split, "calls": calls}
+        models = (original_path, quantized_path, allow_remote_code)
+        if forward_samples is not None:
+            report = part_of(guarded(progress_callback), 0, 1 if evaluation_samples is None else 0.5, should_stop)
+            forward = _check_forward(*models, forward_samples, min_accuracy, inputs, seed, report) if complete else None
+            result["forward"] = forward
+            result["passed"] = result["passed"] and forward is not None and forward["passed"]
+        if evaluation_samples is not None:
+            report = part_of(guarded(progress_callback), 0 if forward_samples is None else 0.5, 1, should_stop)
+            result["evaluation"] = _evaluate(*models, evaluation_samples, seed, inputs, report) if complete else None
+        return result
 
 
 def _check_forward(
     original: PathLike,
     quantized: PathLike,
+    allow_remote_code: bool,
     samples: int,
     min_cosine: float | None,
     inputs: dict[str, Any],
@@ -286,4 +297,20 @@ def _check_forward(
 ) -> dict[str, Any]:
     with needs_extra("forward_samples", "torch"):
         from arrow_quant_v2.torch.evaluation.forward import Inputs, check_forward
-    return check_forward(original, quantized, samples, min_cosine, Inputs(**inputs), seed, report)
+    return check_forward(original, quantized, samples, min_cosine, Inputs(**inputs), seed, report, allow_remote_code)
+
+
+def _evaluate(
+    original: PathLike,
+    quantized: PathLike,
+    allow_remote_code: bool,
+    samples: int,
+    seed: int,
+    inputs: dict[str, Any],
+    report: ProgressCallback | None,
+) -> dict[str, Any]:
+    with needs_extra("evaluation_samples", "torch"):
+        from arrow_quant_v2.torch import evaluate
+    return evaluate(
+        original, quantized, samples, seed, **inputs, allow_remote_code=allow_remote_code, progress_callback=report
+    )

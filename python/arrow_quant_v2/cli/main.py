@@ -35,7 +35,7 @@ from arrow_quant_v2.cli.evaluate import (
     refuse_columns_without_data,
 )
 from arrow_quant_v2.cli.progress import progress_reporter
-from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_forward, print_summary
+from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_evaluation, print_forward, print_summary
 from arrow_quant_v2.extras import needs_extra
 
 EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
@@ -266,18 +266,23 @@ def validate(
     samples: Annotated[
         int | None, typer.Option(help="Also run both models on so many samples and compare their outputs.")
     ] = None,
+    evaluated: Annotated[
+        int | None, typer.Option("--evaluate", help="Also compare what both make from the same seed, so many samples.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     data: DataOption = None,
     column: ColumnOption = None,
     split: SplitOption = None,
+    allow_remote_code: RemoteCodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a quantized model with its source; exit 1 when it fails."""
     refuse_columns_without_data(data, column, split)
-    with progress_reporter(quiet=as_json or samples is None, title="validating") as report:
+    with progress_reporter(quiet=as_json or (samples or evaluated) is None, title="validating") as report:
         result = ArrowQuantV2().validate_quality(
             original, quantized, min_accuracy, forward_samples=samples, data=data, split=split, seed=seed,
-            columns=column_names(column or []), progress_callback=report,
+            columns=column_names(column or []), progress_callback=report, evaluation_samples=evaluated,
+            allow_remote_code=bool(allow_remote_code),
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(result))
@@ -290,6 +295,8 @@ def validate(
                 out.print(f"{key.replace('_', ' ')}: {', '.join(result[key])}", soft_wrap=True)
         if "forward" in result:
             print_forward(out, result["forward"])
+        if result.get("evaluation") is not None:
+            print_evaluation(out, result["evaluation"])
         out.print("passed" if result["passed"] else "failed")
     if not result["passed"]:
         raise typer.Exit(EXIT_QUALITY)
@@ -310,6 +317,7 @@ def report(
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples to draw with both models; needs --original.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    allow_remote_code: RemoteCodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a report of a quantized model: one HTML file that needs no network, and JSON."""
@@ -317,8 +325,9 @@ def report(
         from arrow_quant_v2.report import write_report
     with progress_reporter(quiet=as_json, title="report") as show:
         page, facts = write_report(
-            quantized, original, output, result=result, samples=samples, seed=seed, progress_callback=show
-        )
+            quantized, original, output, result=result, samples=samples, seed=seed,
+            allow_remote_code=bool(allow_remote_code), progress_callback=show,
+        )  # fmt: skip
     if as_json:
         paths = {"html": str(page), "json": str(page.with_suffix(".json"))}
         typer.echo(json.dumps({**paths, "headline": facts["headline"], "warnings": facts["warnings"]}))

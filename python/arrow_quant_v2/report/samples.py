@@ -28,13 +28,14 @@ def sample_both(
     quantized: pathlib.Path,
     count: int,
     seed: int,
+    allow_remote_code: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Facts, list[Facts]]:
     """The facts of the samples for the JSON, and for the page a pair of ``wanted`` and ``got`` for each: data URIs of
     pictures, or runs of text (text, whether it is the same in both)."""
     from arrow_quant_v2.torch.same_seed import sample_pairs
 
-    pairs = sample_pairs(original, quantized, count, seed, progress)
+    pairs = sample_pairs(original, quantized, count, seed, allow_remote_code, progress)
     facts = {
         "kind": pairs.kind, "count": count, "seed": seed, "steps": pairs.steps, "psnr_db": pairs.psnr_db,
         "sqnr_db": pairs.sqnr_db, "token_agreement": pairs.token_agreement,

@@ -25,6 +25,7 @@ def write_report(
     result: PathLike | None = None,
     samples: int = 0,
     seed: int = 0,
+    allow_remote_code: bool = False,
     progress_callback: Callable[[str, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[pathlib.Path, Facts]:
@@ -37,6 +38,7 @@ def write_report(
         result: a file with the result of the run, as ``arrow-quant quantize --json`` prints it: times, memory,
             fallbacks and warnings, which the model's files do not hold.
         samples: how many samples to draw with both models from ``seed``; needs ``original`` and PyTorch.
+        allow_remote_code: build the models by code in the folder of ``original`` where config.json needs it.
 
     Returns:
         The HTML file, and the facts of the JSON, which docs/report.md describes. What is not known is None there.
@@ -56,7 +58,7 @@ def write_report(
     _check(page, original, samples)
     base = None if original is None else pathlib.Path(original)
     facts = collect(source, base, None if result is None else pathlib.Path(result), should_stop)
-    shown = _add_samples(facts, source, base, samples, seed, progress_callback)
+    shown = _add_samples(facts, source, base, (samples, seed), allow_remote_code, progress_callback)
     _write(page, render(facts, shown))
     _write(page.with_suffix(".json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return page, facts
@@ -75,17 +77,17 @@ def _add_samples(
     facts: Facts,
     quantized: pathlib.Path,
     original: pathlib.Path | None,
-    count: int,
-    seed: int,
+    count_and_seed: tuple[int, int],
+    allow_remote_code: bool,
     progress: Callable[[str, float], None] | None,
 ) -> list[Facts]:
     """Put the figures of samples into ``facts``, or a warning that says why there are none; returns the samples."""
-    if original is None or count == 0:
+    if original is None or count_and_seed[0] == 0:
         return []
     try:
         from arrow_quant_v2.report.samples import sample_both
 
-        facts["samples"], shown = sample_both(original, quantized, count, seed, progress)
+        facts["samples"], shown = sample_both(original, quantized, *count_and_seed, allow_remote_code, progress)
     except (UnsupportedModelError, MetadataError) as error:
         facts["warnings"].append(f"no samples: {error}")
         return []

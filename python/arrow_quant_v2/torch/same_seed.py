@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -57,7 +58,12 @@ class SamplePairs:
 
 
 def sample_pairs(
-    original: pathlib.Path, quantized: pathlib.Path, count: int, seed: int, progress: ProgressCallback | None = None
+    original: pathlib.Path,
+    quantized: pathlib.Path,
+    count: int,
+    seed: int,
+    allow_remote_code: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> SamplePairs:
     """Sample both models as calibration samples the float one.
 
@@ -65,10 +71,10 @@ def sample_pairs(
         UnsupportedModelError, MetadataError: how to sample the model is not known. ModelNotFoundError,
         ShapeMismatchError.
     """
-    model = load_float_model(original)
+    model = load_float_model(original, allow_remote_code)
     sampling = self_sampling(model, original)
     wanted = _sample(model, sampling, count, seed, _part(progress, "float model", 0))
-    quantized_model = load_quantized(quantized, dtype=torch.float32)
+    quantized_model = load_quantized(quantized, dtype=torch.float32, model=copy.deepcopy(model))
     got = _sample(quantized_model, sampling, count, seed, _part(progress, "quantized model", 1))
     if sampling.mask_token_id is not None:
         config: Any = model.config

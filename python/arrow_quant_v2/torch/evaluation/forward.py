@@ -72,6 +72,7 @@ def check_forward(
     inputs: Inputs | None = None,
     seed: int = 0,
     report: ProgressCallback | None = None,
+    allow_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Whether the quantized model as a whole answers as the float one, on samples that calibration has not seen.
 
@@ -80,6 +81,7 @@ def check_forward(
         min_cosine: of the outputs at each time; default DEFAULT_MIN_COSINE.
         inputs: default the model's own sampling.
         report: (message, fraction) before each call.
+        allow_remote_code: as for load_pair.
 
     Returns passed (min_cosine reaches threshold), threshold, samples, source, and what OutputErrors.figures tells.
 
@@ -87,7 +89,7 @@ def check_forward(
     """
     inputs, threshold = inputs or Inputs(), DEFAULT_MIN_COSINE if min_cosine is None else min_cosine
     count, generator_seed = checked_count(samples, "forward_samples"), held_out_seed(seed)
-    pair = load_pair(original, quantized)
+    pair = load_pair(original, quantized, allow_remote_code=allow_remote_code)
     if inputs.data is None and inputs.calls is None:
         sampling = pair.sampling()
         stride = max(1, sampling.steps // CHECK_STEPS)
