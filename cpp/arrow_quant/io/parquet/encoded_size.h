@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace arrow_quant {
+
+// Bytes that the cells of a row take in a file of ParquetModelWriter, which are known once they are compressed: fitted
+// codes and grids take less than their width. Large cells are compressed in pieces, so that little memory is needed.
+std::uint64_t EncodedBytes(std::span<const std::byte> data);
+std::uint64_t EncodedBytes(std::span<const float> values);
+
+// What a row takes besides cells of so many bytes: its names, figures and part of a row group. An estimate from above.
+std::uint64_t EncodedRowOverhead(std::uint64_t cell_bytes);
+
+// What a file takes besides its rows: schema and footer.
+inline constexpr std::uint64_t kEncodedFileOverhead = 8000;
+
+}  // namespace arrow_quant
