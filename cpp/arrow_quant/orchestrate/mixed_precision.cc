@@ -168,6 +168,12 @@ PrecisionReport ChooseFrom(const MeasuredWidths& measured, std::int64_t kept_byt
     report.layers[l].bits = layers[l][chosen.chosen[l]].bits;
     Write(report.layers[l].bits, *plans[l]);
   }
+  if (!report.sensitivity_measured) {
+    warnings.emplace_back(
+        "the errors of all layers count alike: how sensitive the model is to each was not measured, which needs a "
+        "model "
+        "that can be sampled, and calibration");
+  }
   WarnOfNothingToDo(report, warnings);
   return report;
 }

@@ -397,7 +397,8 @@ std::vector<WidthFigures> MeasureWidths(const TensorJob& job, const TensorContex
   }
   for (WidthFigures& f : figures) {
     f.bytes += static_cast<std::int64_t>(tables);
-    f.bytes += static_cast<std::int64_t>(EncodedRowOverhead(static_cast<std::uint64_t>(f.bytes)));
+    f.bytes += static_cast<std::int64_t>(
+        EncodedRowOverhead(static_cast<std::uint64_t>(f.bytes), own.calibration.statistics != nullptr));
   }
   return figures;
 }

@@ -11,10 +11,11 @@ namespace arrow_quant {
 std::uint64_t EncodedBytes(std::span<const std::byte> data);
 std::uint64_t EncodedBytes(std::span<const float> values);
 
-// What a row takes besides cells of so many bytes: its names, figures and part of a row group. An estimate from above.
-std::uint64_t EncodedRowOverhead(std::uint64_t cell_bytes);
+// What a row takes besides cells of so many bytes: its names and its part of a row group; with `report`, the figures of
+// a calibrated layer too. An estimate from above.
+std::uint64_t EncodedRowOverhead(std::uint64_t cell_bytes, bool report = false);
 
-// What a file takes besides its rows: schema and footer.
-inline constexpr std::uint64_t kEncodedFileOverhead = 8000;
+// What a file takes besides its rows: schema, footer and one row group.
+inline constexpr std::uint64_t kEncodedFileOverhead = 7000;
 
 }  // namespace arrow_quant
