@@ -250,6 +250,7 @@ NB_MODULE(_core, m) {
   nb::register_exception_translator(Translate);
   m.attr("__version__") = kVersion;
   m.attr("arrow_version") = kArrowVersion;
+  BindAllocation(m);
   BindConfig(m);
   BindParquet(m);
   BindRounding(m);

@@ -78,8 +78,9 @@ class ArrowQuantV2:
             "synthetic" or "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
-            fallback_rate, mixed_precision (None without; how it chose: budget_bytes, expected_bytes, error and layers
-            with the bytes and the error of every width), warnings, resumed_tensors (that an interrupted run had finished), quantization_time_s,
+            fallback_rate, mixed_precision (None without; how it chose: budget_bytes, expected_bytes, error, and layers
+            with bytes and error of every width), warnings, resumed_tensors (that an interrupted run had finished),
+            quantization_time_s,
             peak_memory_mb.
         """
         config = config or DiffusionQuantConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from arrow_quant_v2._native import core
@@ -33,19 +34,27 @@ def layer_sensitivity(
     """
     if statistics is None:
         return {}
+    if missing_packages() or not hasattr(statistics, "layers"):
+        return {}
     if output is None:
-        return _measure(model_path, config, progress)
-    return _kept(pathlib.Path(core.staging_directory(os.fspath(output))), model_path, config, progress)
+        return _measure(model_path, statistics, config, progress)
+    return _kept(
+        pathlib.Path(core.staging_directory(os.fspath(output))),
+        model_path,
+        config,
+        lambda: _measure(model_path, statistics, config, progress),
+    )
 
 
 def _kept(
     folder: pathlib.Path,
     model_path: str | os.PathLike[str],
     config: DiffusionQuantConfig,
-    progress: ProgressCallback | None,
+    measure: Callable[[], Sensitivity],
 ) -> Sensitivity:
     file = folder / "layer_sensitivity.json"
-    key = [model_fingerprint(model_path), config.seed]
+    options = {key: value for key, value in config.to_dict().items() if key != "num_threads"}
+    key = json.loads(json.dumps([model_fingerprint(model_path), options]))
     try:
         kept = json.loads(file.read_text("utf-8"))
         if kept["key"] == key:
@@ -53,7 +62,7 @@ def _kept(
             return found
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, or not complete
-    found = _measure(model_path, config, progress)
+    found = measure()
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".new")
     unfinished.write_text(json.dumps({"key": key, "sensitivity": found}), "utf-8")
@@ -62,15 +71,16 @@ def _kept(
 
 
 def _measure(
-    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, progress: ProgressCallback | None
+    model_path: str | os.PathLike[str],
+    statistics: Any,
+    config: DiffusionQuantConfig,
+    progress: ProgressCallback | None,
 ) -> Sensitivity:
-    if missing_packages():
-        return {}
     from arrow_quant_v2.torch.layer_sensitivity import sensitivity_of_layers
 
     layers = {name for component, name in quantized_layers(model_path, config) if not component}
     try:
-        return {"": sensitivity_of_layers(model_path, layers, config.seed, progress)}
+        return {"": sensitivity_of_layers(model_path, statistics, layers, config, progress)}
     except (UnsupportedModelError, ModelNotFoundError):
         return {}
     except ArrowQuantError as error:

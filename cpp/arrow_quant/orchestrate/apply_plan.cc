@@ -1,5 +1,7 @@
 #include "arrow_quant/orchestrate/apply_plan.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <string>
 #include <utility>
@@ -55,6 +57,16 @@ class Applying {
          .remedy = remedy.empty() ? "Make the plan again with arrow-quant quantize MODEL --save-plan FILE." : remedy});
   }
 
+  // A plan shows the columns of a row where a group holds all of them.
+  void CheckGroupSize(const PlannedTensor& wanted, std::int64_t cols) const {
+    constexpr std::array<std::int64_t, 7> kSizes = {0, -1, 16, 32, 64, 128, 256};
+    if (std::find(kSizes.begin(), kSizes.end(), wanted.group_size) != kSizes.end() || wanted.group_size == cols) return;
+    Refuse(wanted.name,
+           "the plan's group_size is " + std::to_string(wanted.group_size) + ", and a row has " + std::to_string(cols) +
+               " columns",
+           "Use 16, 32, 64, 128 or 256, or -1 for a whole row.");
+  }
+
   void Apply(const PlannedTensor& wanted, const TensorInfo& info, TensorPlan& plan) const {
     if (wanted.bits == 16) {
       if (plan.decision.quantize) plan.decision.reason = "the plan keeps it";
@@ -68,6 +80,7 @@ class Applying {
                  std::string(TorchName(info.dtype)) + " cannot be quantized",
              "Leave bits out, or 16.");
     }
+    CheckGroupSize(wanted, plan.decision.matrix.cols);
     if (wanted.method == "ldlq" && !strategy_.has_activations) {
       Refuse(info.name, "method is ldlq, which needs activations",
              "Give a calibration, or set method to fitted or min_max.");

@@ -16,7 +16,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kMaxPlanBytes = std::size_t{256} << 20;
 constexpr std::array kWidths = {2, 3, 4, 8, 16};
-constexpr std::array kGroupSizes = {-1, 16, 32, 64, 128, 256};
 // Keys of an entry that tell what a run did or will do; a plan is not asked for them.
 constexpr std::array<std::string_view, 21> kFacts = {"dtype",
                                                      "role",
@@ -62,10 +61,10 @@ class Entry {
     tensor.name = name_;
     tensor.component = Get<std::string>("component", "");
     tensor.shape = Get<std::vector<std::int64_t>>("shape", {});
-    tensor.bits = static_cast<int>(Get<std::int64_t>("bits", 16));
+    const auto bits = Get<std::int64_t>("bits", 16);
     if (!kept && !json_.contains("bits")) Refuse("bits", "is missing");
-    if (!Has(kWidths, tensor.bits)) Refuse("bits", "is " + json_["bits"].dump() + ", not 2, 3, 4, 8 or 16");
-    if (Get<bool>("keep", false)) tensor.bits = 16;
+    if (!Has(kWidths, bits)) Refuse("bits", "is " + json_["bits"].dump() + ", not 2, 3, 4, 8 or 16");
+    tensor.bits = Get<bool>("keep", false) ? 16 : static_cast<int>(bits);
     tensor.group_size = Get<std::int64_t>("group_size", 0);
     tensor.method = Method();
     return tensor;
@@ -109,16 +108,6 @@ class Entry {
   std::string name_;
 };
 
-void CheckGroupSize(const Entry& entry, const PlannedTensor& tensor) {
-  const std::int64_t size = tensor.group_size;
-  if (tensor.bits == 16 || size == 0 || Has(kGroupSizes, size)) return;
-  // A plan shows the columns of a row where a group holds all of them; the matrix view may have fewer than all these.
-  std::int64_t elements = 1;
-  for (const std::int64_t d : tensor.shape) elements *= std::max<std::int64_t>(d, 1);
-  const bool whole_row = size > 0 && size <= elements && elements % size == 0;
-  if (!whole_row) entry.Refuse("group_size", "is " + std::to_string(size) + ", not -1, 16, 32, 64, 128 or 256");
-}
-
 }  // namespace
 
 SavedPlan ParsePlan(std::string_view text, const std::string& file) {
@@ -134,7 +123,6 @@ SavedPlan ParsePlan(std::string_view text, const std::string& file) {
     for (const Json& item : json[list]) {
       const Entry entry(item, file);
       PlannedTensor tensor = entry.Read(list == std::string_view("kept"));
-      CheckGroupSize(entry, tensor);
       if (!seen.emplace(tensor.component, tensor.name).second) entry.Refuse("name", "occurs twice");
       plan.tensors.push_back(std::move(tensor));
     }

@@ -16,6 +16,6 @@ std::uint64_t EncodedBytes(std::span<const float> values);
 std::uint64_t EncodedRowOverhead(std::uint64_t cell_bytes, bool report = false);
 
 // What a file takes besides its rows: schema, footer and one row group.
-inline constexpr std::uint64_t kEncodedFileOverhead = 7000;
+inline constexpr std::uint64_t kEncodedFileOverhead = 13000;
 
 }  // namespace arrow_quant
