@@ -130,7 +130,11 @@ def curve(path: pathlib.Path, calibration: str, samples: int, work: pathlib.Path
     """Points (size, expected error, error) of each way to choose."""
     runnable = calibration != "none"
     if calibration == "auto":
-        calibration = str(calibrate_model(path, work / "statistics.parquet", DiffusionQuantConfig(group_size=64)))
+        calibration = str(
+            calibrate_model(
+                path, work / "statistics.parquet", DiffusionQuantConfig(group_size=64, calibration_samples=64)
+            )
+        )
     chosen = ArrowQuantV2().plan(
         path, config_of(calibration, enable_mixed_precision=True, target_size_mb=1e6)
     )["mixed_precision"]  # fmt: skip

@@ -19,7 +19,7 @@ from arrow_quant_v2._native import core
 source, statistics, output, isa, threads = sys.argv[1:]
 assert core.active_isa() == isa
 config = DiffusionQuantConfig(bit_width=2, group_size=64, num_threads=int(threads), num_time_groups=4, min_accuracy=0.0,
-                              strategy="r2q", strategy_time_aware="always", layer_bit_widths={r"attn1": 4, r"to_v": 3})
+                              strategy="r2q", strategy_time_aware="always", layer_bit_widths={r"to_v": 3, r"attn1": 4}, keep_patterns=[r"blocks\\.[1-5]"])
 ArrowQuantV2().quantize_diffusion_model(source, output, config, statistics)
 """
 _ISAS = ("scalar", "avx2", "avx512")
@@ -35,8 +35,9 @@ def statistics(tmp_path_factory, demo_model):
     from arrow_quant_v2 import DiffusionQuantConfig
     from arrow_quant_v2.torch import calibrate_model
 
+    config = DiffusionQuantConfig(calibration_samples=4, num_time_groups=4, keep_patterns=[r"blocks\.[1-5]"])
     path = tmp_path_factory.mktemp("statistics") / "s.parquet"
-    return calibrate_model(demo_model, path, DiffusionQuantConfig(calibration_samples=4, num_time_groups=4))
+    return calibrate_model(demo_model, path, config)
 
 
 def test_same_bytes_for_every_instruction_set_and_number_of_threads(tmp_path, demo_model, statistics):

@@ -95,7 +95,7 @@ def measure_layer_sensitivity(
     Returns the mean change over CALLS steps of the sampling of SAMPLES samples over the error, by weight tensor; a
     layer whose error is 0 is left out.
     """
-    calls = _calls(model, sampling, seed)
+    calls = _joined(_calls(model, sampling, seed))
     plain = [_output(model, call, sampling.mask_token_id) for call in calls]
     modules = dict(model.named_modules())
     found = {}
@@ -103,13 +103,10 @@ def measure_layer_sensitivity(
         if progress is not None:
             progress(f"sensitivity to {name}", number / len(probes))
         module = modules[name.removesuffix(".weight")]
-        changes = []
         with _probed(module, probe(module)) as error:
-            for call, want in zip(calls, plain, strict=True):
-                got = _output(model, call, sampling.mask_token_id)
-                changes.append(float((got - want).square().sum() / want.square().sum().clamp(min=1e-30)))
+            got = [_output(model, call, sampling.mask_token_id) for call in calls]
         if error.relative() > 0:
-            found[name] = sum(changes) / len(changes) / error.relative()
+            found[name] = _change(plain, got) / error.relative()
     return found
 
 
@@ -131,6 +128,29 @@ def _calls(model: nn.Module, sampling: SelfSampling, seed: int) -> list[Call]:
     finally:
         hook.remove()
     return kept
+
+
+def _joined(calls: list[Call]) -> list[Call]:
+    """One call with the samples of all, which is much faster, where every argument has a value for each sample."""
+    keys = calls[0][1].keys()
+    batched = all(
+        not args
+        and kwargs.keys() == keys
+        and all(isinstance(v, torch.Tensor) and v.dim() > 0 and len(v) == SAMPLES for v in kwargs.values())
+        for args, kwargs in calls
+    )
+    if not batched:
+        return calls
+    return [((), {key: torch.cat([kwargs[key] for _, kwargs in calls]) for key in keys})]
+
+
+def _change(want: list[torch.Tensor], got: list[torch.Tensor]) -> float:
+    """Mean over samples of the relative squared change."""
+    changes = [
+        (b - a).flatten(1).square().sum(1) / a.flatten(1).square().sum(1).clamp(min=1e-30)
+        for a, b in zip(want, got, strict=True)
+    ]
+    return float(torch.cat(changes).mean())
 
 
 def _output(model: nn.Module, call: Call, mask_token_id: int | None) -> torch.Tensor:
