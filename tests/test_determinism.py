@@ -19,7 +19,8 @@ from arrow_quant_v2._native import core
 source, statistics, output, isa, threads = sys.argv[1:]
 assert core.active_isa() == isa
 config = DiffusionQuantConfig(bit_width=2, group_size=64, num_threads=int(threads), num_time_groups=4, min_accuracy=0.0,
-                              strategy="r2q", strategy_time_aware="always", layer_bit_widths={r"to_v": 3, r"attn1": 4}, keep_patterns=[r"blocks\\.[1-5]"])
+                              strategy="r2q", strategy_time_aware="always", layer_bit_widths={r"to_v": 3, r"attn1": 4},
+                              keep_patterns=[r"blocks\\.[1-5]"])
 ArrowQuantV2().quantize_diffusion_model(source, output, config, statistics)
 """
 _ISAS = ("scalar", "avx2", "avx512")
