@@ -1,16 +1,19 @@
 // Activation statistics: conversions only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/calibrate/activation_statistics.h"
+#include "arrow_quant/orchestrate/layer_rounding.h"
 #include "arrow_quant/orchestrate/statistics_file.h"
 #include "bindings.h"
 #include "numpy.h"
@@ -44,6 +47,30 @@ nb::object SecondMomentPy(const InputStatistics& input, const std::vector<double
     values = input.SecondMoment(weights);
   }
   return ToNumpy<float>(std::move(values), {n, n});
+}
+
+nb::object DriftPy(const InputStatistics& input, const std::vector<double>& weights) {
+  const auto n = static_cast<std::size_t>(input.channels());
+  AlignedVector<float> values;
+  {
+    const nb::gil_scoped_release release;
+    values = input.Drift(weights);
+  }
+  if (values.empty()) return nb::none();
+  return ToNumpy<float>(std::move(values), {n, n});
+}
+
+nb::object RoundLayerPy(const FloatMatrix& weight, const std::string& component, const std::string& name, int bits,
+                        const StatisticsSource& statistics, const std::string& modality, const std::string& options) {
+  const MatrixView<const float> view(weight.data(), static_cast<std::int64_t>(weight.shape(0)),
+                                     static_cast<std::int64_t>(weight.shape(1)));
+  AlignedVector<float> values;
+  {
+    const nb::gil_scoped_release release;
+    const ModelOptions parsed = ModelOptionsFromJson(options);
+    values = RoundLayer(view, {component, name}, bits, statistics, ModalityFromName(modality), parsed);
+  }
+  return ToNumpy<float>(std::move(values), {weight.shape(0), weight.shape(1)});
 }
 
 nb::dict MomentsPy(const std::vector<Moments>& moments) {
@@ -109,6 +136,8 @@ void BindInput(nb::module_& m) {
           "Rows of a time group in the second moment.")
       .def("second_moment", &SecondMomentPy, "weights"_a = std::vector<double>{},
            "E[x x^T], float32 [channels, channels]; one weight per time group, or all rows alike.")
+      .def("drift", &DriftPy, "weights"_a = std::vector<double>{},
+           "E[(x_float - x) x^T] in the same way; None where no float model ran beside this one.")
       .def(
           "channel_moments",
           [](const InputStatistics& s, int group) { return MomentsPy(s.channel_moments(CheckedGroup(s, group))); },
@@ -148,13 +177,16 @@ void BindStatistics(nb::module_& m) {
           "component"_a, "name"_a, "inputs"_a, "Say which inputs a tensor of the model is multiplied with.")
       .def(
           "update",
-          [](ActivationStatistics& s, int input, const AnyRows& rows, double time, bool held_out, int threads) {
+          [](ActivationStatistics& s, int input, const AnyRows& rows, double time, bool held_out, int threads,
+             const std::optional<AnyRows>& reference) {
             const ActivationRows view = RowsOf(rows);
+            const ActivationRows float_rows = reference ? RowsOf(*reference) : ActivationRows{};
             const nb::gil_scoped_release release;
-            s.Update(input, view, time, held_out, threads);
+            s.Update(input, view, time, held_out, threads, reference ? &float_rows : nullptr);
           },
-          "input"_a, "rows"_a, "time"_a, "held_out"_a = false, "threads"_a = 0,
-          "Add rows, float32 or bfloat16 [rows, channels], without a copy.")
+          "input"_a, "rows"_a, "time"_a, "held_out"_a = false, "threads"_a = 0, "reference"_a.none() = nb::none(),
+          "Add rows, float32 or bfloat16 [rows, channels], without a copy; reference: those of the float model in "
+          "their places.")
       .def("set_sensitivity", &ActivationStatistics::SetSensitivity, "sensitivity"_a)
       .def("merge", &ActivationStatistics::Merge, "other"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("input", &ActivationStatistics::input, "i"_a, nb::rv_policy::reference_internal)
@@ -187,6 +219,9 @@ void BindStatistics(nb::module_& m) {
       .def(
           "input", [](const StatisticsFile& s, int i) { return InputStatistics(*s.Input(i)); }, "i"_a,
           "A copy of one input's statistics.");
+  m.def("round_layer", &RoundLayerPy, "weight"_a, "component"_a, "name"_a, "bits"_a, "statistics"_a, "modality"_a,
+        "options_json"_a,
+        "The values that a run leaves of a layer's weight, float32 [rows, cols], but for its fallbacks.");
 }
 
 }  // namespace arrow_quant

@@ -147,6 +147,129 @@ def test_the_plan_depends_on_the_limit_alone(demo_model):
         assert sum(len(part) for part in plan.layers) == len(layers)
 
 
+class Chain(nn.Module):
+    """Layers one behind the other, so that errors add up."""
+
+    def __init__(self, depth=4, width=64):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, sample, timestep):
+        for layer in self.layers:
+            sample = torch.relu_(layer(sample))  # in place: writes into what the next layer reads
+        return sample
+
+
+def staged(stages, **given):
+    from arrow_quant_v2.torch.statistics_run import StatisticsRun
+
+    torch.manual_seed(0)
+    model = Chain().eval()
+    names = {("", f"layers.{i}.weight"): 2 for i in range(4)}
+    run = StatisticsRun({"": model}, names, 1000.0, config(calibration_stages=stages, **given))
+
+    def drive(collectors, report):
+        for i in range(64):
+            x = torch.randn(8, 64, generator=torch.Generator().manual_seed(i))
+            model(sample=x, timestep=torch.tensor([10.0 * i]))
+        return 64
+
+    run.run(drive, None)
+    return model, run, run.collected({"description": "samples"}, [])
+
+
+def rounded(model, statistics, name, given):
+    weight = model.get_submodule(name.removesuffix(".weight")).weight.detach().numpy()
+    return core.round_layer(weight, "", name, 2, statistics, "", json.dumps(given.to_dict()))
+
+
+def test_stages_see_the_errors_of_earlier_layers_and_leave_the_float_model():
+    model, run, collected = staged(4)
+    torch.manual_seed(0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), Chain().parameters(), strict=True))
+    assert run.passes == 4
+    assert collected.facts["stages"] == 4
+    inputs = first_inputs(collected.statistics)
+    assert inputs["layers.0.weight"].drift() is None
+    one = first_inputs(staged(1)[2].statistics)
+    for i in range(1, 4):
+        later = inputs[f"layers.{i}.weight"]
+        moment, drift = later.second_moment(), later.drift()
+        assert not np.allclose(moment, one[f"layers.{i}.weight"].second_moment(), rtol=1e-3)
+        assert 0 < np.linalg.norm(drift) < np.linalg.norm(moment)
+
+
+def test_stages_lower_the_error_of_the_whole():
+    """Against the float model's outputs, samples that no statistics have seen."""
+    given = config()
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(1000))
+    errors = {}
+    for stages in (1, 4):
+        model, _, collected = staged(stages)
+        with torch.no_grad():
+            expected = model(x.clone(), None)
+            for i in range(4):
+                name = f"layers.{i}.weight"
+                values = rounded(model, collected.statistics, name, given)
+                model.layers[i].weight.copy_(torch.from_numpy(values))
+            errors[stages] = float((model(x.clone(), None) - expected).square().mean())
+    assert errors[4] < 0.95 * errors[1]
+
+
+def test_later_stages_see_what_a_run_leaves(demo_model, tmp_path):
+    """The weights between the stages are those of the output."""
+    given = config(calibration_stages=2, calibration_samples=32)
+    path = tmp_path / "s.parquet"
+    calibrate_model(demo_model, path, given, samples=calls())
+    statistics = load_statistics(path, demo_model)
+    assert json.loads(statistics.facts)["stages"] == 2
+    result = ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", given, statistics)
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    stored = load_state_dict(tmp_path / "q")[name]
+    weight = load_float_model(demo_model).state_dict()[name].numpy()
+    values = core.round_layer(weight, "", name, 2, statistics, "image", json.dumps(given.to_dict()))
+    assert torch.equal(stored, torch.from_numpy(values).to(stored.dtype))
+    targets = {layer["name"]: layer["target"] for layer in result["layers"]}
+    assert targets[name] is None
+    late = [target for target in targets.values() if target is not None]
+    assert len(late) >= len(targets) // 2
+    assert any(target["corrected"] for target in late)
+    assert all(target["inherited_error"] > 0 and target["error"] > 0 for target in late)
+
+
+def test_a_twin_that_takes_another_way_has_no_drift_there():
+    from arrow_quant_v2.torch.collect import ActivationCollector
+
+    class Routed(nn.Module):
+        def __init__(self, offset):
+            super().__init__()
+            self.offset = offset
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, sample, timestep):
+            return self.a(sample) if self.offset < 0 else self.b(sample[:2])
+
+    model, twin = Routed(-1.0), Routed(1.0)
+    collector = ActivationCollector(model, [0.0, 1.0], twin=twin)
+    with collector, torch.inference_mode():
+        model(torch.randn(4, 8), torch.zeros(1))
+    assert collector.reached == {"b.weight"}
+    assert not collector.statistics.input(0).drift().any()
+
+
+def test_stages_fit_the_limit(demo_model):
+    model = load_float_model(demo_model)
+    layers = {("", f"{n}.weight") for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    for limit, stages in ((1e6, 3), (12, 3), (1e6, 1000)):
+        plan = plan_passes(
+            {"": model}, layers, 10, config(max_memory_limit_mb=limit, calibration_stages=min(stages, 64))
+        )
+        assert len(plan.layers) >= min(stages, 64, len(layers))
+        assert set().union(*plan.layers) == layers
+        assert sum(len(part) for part in plan.layers) == len(layers)
+    assert plan.keep_groups
+
+
 def test_weights_on_disk_are_those_of_the_source_rounded_once(tmp_path, demo_model, passes):
     """Between passes the model in memory is quantized; the result is made from the source."""
     given = config(bit_width=8, max_memory_limit_mb=LIMIT_MB)

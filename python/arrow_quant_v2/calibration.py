@@ -116,10 +116,27 @@ def model_fingerprint(model_path: str | os.PathLike[str]) -> str:
 
 def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[tuple[str, str], int]:
     """Bits of every (component, tensor) that a run with ``config`` quantizes."""
-    options = {**config.to_dict(), "diffusion": False, "enable_mixed_precision": False}
-    # As if there were activations, which a saved plan may count on.
-    plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options), None, "synthetic"))
+    plan = _plan_of_headers(model_path, config, diffusion=False)
     return {(layer["component"], layer["name"]): layer["bits"] for layer in plan["layers"]}
+
+
+def detected_modality(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> str:
+    """The modality that a run takes a model for; "" where it cannot tell."""
+    try:
+        plan = _plan_of_headers(model_path, config, diffusion=True)
+    except ArrowQuantError:
+        return ""
+    return str(plan["modality"])
+
+
+def _plan_of_headers(
+    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, *, diffusion: bool
+) -> dict[str, Any]:
+    """Without what mixed precision would have to measure, and as if there were activations, which a saved plan may
+    count on."""
+    options = {**config.to_dict(), "diffusion": diffusion, "enable_mixed_precision": False}
+    plan: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options), None, "synthetic"))
+    return plan
 
 
 def load_statistics(path: str | os.PathLike[str], model_path: str | os.PathLike[str]) -> Any:
@@ -178,10 +195,10 @@ def find_calibration(
     if wanted == "synthetic":
         return _synthetic(model_path, config, progress_callback, keep)
     if wanted != "auto":
-        return _from_file(pathlib.Path(wanted), model_path)
+        return _from_file(pathlib.Path(wanted), model_path, config)
     beside = _folder(model_path) / CALIBRATION_FILE
     if beside.exists():
-        return _from_file(beside, model_path)
+        return _from_file(beside, model_path, config)
     if not may_sample:
         return Calibration(
             None, "none", f"weights only: there is no {CALIBRATION_FILE} beside the model.", wanted=False
@@ -215,10 +232,14 @@ def _weights_only(cause: str) -> Calibration:
     return Calibration(None, "none", reason)
 
 
-def _from_file(path: pathlib.Path, model_path: str | os.PathLike[str]) -> Calibration:
+def _from_file(path: pathlib.Path, model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> Calibration:
     statistics = load_statistics(path, model_path)
-    kind = str(json.loads(statistics.facts).get("kind", "activations"))
-    return Calibration(statistics, kind, f"activations from {path}.")
+    facts = json.loads(statistics.facts)
+    reason = f"activations from {path}."
+    stages = facts.get("stages", 1)
+    if stages != config.calibration_stages:
+        reason += f" It was made in {stages} stages, whatever calibration_stages says."
+    return Calibration(statistics, str(facts.get("kind", "activations")), reason)
 
 
 def _synthetic(

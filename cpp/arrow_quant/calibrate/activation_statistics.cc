@@ -37,13 +37,14 @@ void ActivationStatistics::MapLayer(const LayerKey& layer, std::vector<int> inpu
   layers_[layer] = std::move(inputs);
 }
 
-void ActivationStatistics::Update(int input, const ActivationRows& rows, double time, bool held_out, int num_threads) {
+void ActivationStatistics::Update(int input, const ActivationRows& rows, double time, bool held_out, int num_threads,
+                                  const ActivationRows* reference) {
   InputStatistics& statistics = Mutable(input);
   const int group = groups_.Of(time);
   if (held_out) {
-    statistics.HoldOut(rows, group);
+    statistics.HoldOut(rows, group, reference);
   } else {
-    statistics.Update(rows, group, time, num_threads);
+    statistics.Update(rows, group, time, num_threads, reference);
   }
 }
 

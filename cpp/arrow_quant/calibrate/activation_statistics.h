@@ -44,8 +44,9 @@ class ActivationStatistics final : public StatisticsSource {
   int AddInput(std::int64_t channels);
   // Says which inputs a layer reads. Throws Error kInvalidArgument for an unknown one.
   void MapLayer(const LayerKey& layer, std::vector<int> inputs);
-  // Rows seen at `time`: into the second moment, or into the reservoir.
-  void Update(int input, const ActivationRows& rows, double time, bool held_out, int num_threads);
+  // Rows seen at `time`: into the second moment, or into the reservoir. `reference`: see InputStatistics::Update.
+  void Update(int input, const ActivationRows& rows, double time, bool held_out, int num_threads,
+              const ActivationRows* reference = nullptr);
   // The same layers and inputs from other samples. Throws Error kShapeMismatch.
   void Merge(const ActivationStatistics& other);
 

@@ -23,11 +23,35 @@ void CheckRows(const ActivationRows& rows, std::int64_t channels) {
   }
 }
 
+void CheckReference(const ActivationRows* reference, const ActivationRows& rows) {
+  if (reference == nullptr) return;
+  CheckRows(*reference, rows.cols);
+  if (reference->rows == rows.rows) return;
+  throw Error(ErrorCode::kShapeMismatch, std::to_string(reference->rows) + " rows of the float model beside " +
+                                             std::to_string(rows.rows) + " of the one that is measured");
+}
+
+// The caller's own array where it can be, else widened into `buffer`.
+const float* AsFloat32(const ActivationRows& rows, AlignedVector<float>& buffer) {
+  if (rows.dtype == DType::kF32) return static_cast<const float*>(rows.data);
+  const std::int64_t count = rows.rows * rows.cols;
+  buffer.resize(static_cast<std::size_t>(count));
+  FastToFloat32(rows.dtype, static_cast<const std::byte*>(rows.data), count, buffer.data());
+  return buffer.data();
+}
+
 bool AllFinite(const float* row, std::int64_t n) {
   // The sum of x * 0 is 0 for finite values and NaN otherwise, without a branch in the loop.
   float poison = 0;
   for (std::int64_t i = 0; i < n; ++i) poison += row[i] * 0.0F;
   return poison == 0;
+}
+
+void AddSums(const std::vector<AlignedVector<float>>& from, std::vector<AlignedVector<float>>& to) {
+  for (std::size_t s = 0; s < to.size(); ++s) {
+    if (to[s].size() < from[s].size()) to[s].assign(from[s].size(), 0.0F);
+    for (std::size_t i = 0; i < from[s].size(); ++i) to[s][i] += from[s][i];
+  }
 }
 
 }  // namespace
@@ -42,7 +66,9 @@ InputStatistics::InputStatistics(std::int64_t channels, const StatisticsOptions&
   counts_.resize(groups);
   sums_.resize(options.keep_groups ? groups : 1);
   channel_moments_.resize(groups);
+  drifts_.resize(sums_.size());
   held_out_.resize(groups);
+  held_out_reference_.resize(groups);
   offered_.resize(groups);
 }
 
@@ -56,23 +82,46 @@ std::int64_t InputStatistics::held_out_count(int group) const {
   return static_cast<std::int64_t>(held_out(group).size()) / channels_;
 }
 
-ActivationRows InputStatistics::FiniteRows(const ActivationRows& rows, AlignedVector<float>& buffer) {
-  const auto* values = static_cast<const float*>(rows.data);
-  if (rows.dtype != DType::kF32) {
-    buffer.resize(static_cast<std::size_t>(rows.rows * channels_));
-    FastToFloat32(rows.dtype, static_cast<const std::byte*>(rows.data), rows.rows * channels_, buffer.data());
-    values = buffer.data();
+InputStatistics::Rows InputStatistics::FiniteRows(const ActivationRows& rows, const ActivationRows* reference) {
+  CheckRows(rows, channels_);
+  CheckReference(reference, rows);
+  if (paired_.value_or(reference != nullptr) != (reference != nullptr)) {
+    throw Error(ErrorCode::kInvalidArgument, "rows with and without those of a float model in one input");
   }
-  if (AllFinite(values, rows.rows * channels_)) return {values, DType::kF32, rows.rows, channels_};
-  AlignedVector<float> finite;
-  for (std::int64_t r = 0; r < rows.rows; ++r) {
-    const float* row = values + r * channels_;
-    if (AllFinite(row, channels_)) finite.insert(finite.end(), row, row + channels_);
+  paired_ = reference != nullptr;
+  Rows found;
+  const float* own = AsFloat32(rows, found.own_buffer);
+  found.own = {own, DType::kF32, rows.rows, channels_};
+  if (reference != nullptr) found.reference = AsFloat32(*reference, found.reference_buffer);
+  const auto finite = [&](std::int64_t begin, std::int64_t count) {
+    return AllFinite(own + begin, count) && (found.reference == nullptr || AllFinite(found.reference + begin, count));
+  };
+  if (finite(0, rows.rows * channels_)) return found;
+  AlignedVector<float> own_kept;
+  AlignedVector<float> reference_kept;
+  for (std::int64_t at = 0; at < rows.rows * channels_; at += channels_) {
+    if (!finite(at, channels_)) continue;
+    own_kept.insert(own_kept.end(), own + at, own + at + channels_);
+    if (reference == nullptr) continue;
+    reference_kept.insert(reference_kept.end(), found.reference + at, found.reference + at + channels_);
   }
-  buffer = std::move(finite);
-  const std::int64_t kept = static_cast<std::int64_t>(buffer.size()) / channels_;
+  found.own_buffer = std::move(own_kept);
+  const std::int64_t kept = static_cast<std::int64_t>(found.own_buffer.size()) / channels_;
   non_finite_rows_ += rows.rows - kept;
-  return {buffer.data(), DType::kF32, kept, channels_};
+  found.own = {found.own_buffer.data(), DType::kF32, kept, channels_};
+  if (reference == nullptr) return found;
+  found.reference_buffer = std::move(reference_kept);
+  found.reference = found.reference_buffer.data();
+  return found;
+}
+
+void InputStatistics::AddDrift(const Rows& rows, int group, int num_threads) {
+  const auto* own = static_cast<const float*>(rows.own.data);
+  AlignedVector<float> difference(static_cast<std::size_t>(rows.own.rows * channels_));
+  for (std::size_t i = 0; i < difference.size(); ++i) difference[i] = rows.reference[i] - own[i];
+  AlignedVector<float>& sums = drifts_[Slot(group)];
+  if (sums.empty()) sums.assign(static_cast<std::size_t>(channels_ * channels_), 0.0F);
+  AccumulateCrossMoment({difference.data(), DType::kF32, rows.own.rows, channels_}, rows.own, sums.data(), num_threads);
 }
 
 void InputStatistics::AddChannels(const float* rows, std::int64_t count, int group, double time) {
@@ -87,16 +136,16 @@ void InputStatistics::AddChannels(const float* rows, std::int64_t count, int gro
   timesteps_[time].Merge(all);
 }
 
-void InputStatistics::Update(const ActivationRows& rows, int group, double time, int num_threads) {
-  CheckRows(rows, channels_);
-  AlignedVector<float> buffer;
-  const ActivationRows finite = FiniteRows(rows, buffer);
-  if (finite.rows == 0) return;
+void InputStatistics::Update(const ActivationRows& rows, int group, double time, int num_threads,
+                             const ActivationRows* reference) {
+  const Rows finite = FiniteRows(rows, reference);
+  if (finite.own.rows == 0) return;
   AlignedVector<float>& sums = sums_[Slot(group)];
   if (sums.empty()) sums.assign(static_cast<std::size_t>(channels_ * channels_), 0.0F);
-  AccumulateSecondMoment(finite, sums.data(), num_threads);
-  AddChannels(static_cast<const float*>(finite.data), finite.rows, group, time);
-  counts_[static_cast<std::size_t>(group)] += static_cast<double>(finite.rows);
+  AccumulateSecondMoment(finite.own, sums.data(), num_threads);
+  if (finite.reference != nullptr) AddDrift(finite, group, num_threads);
+  AddChannels(static_cast<const float*>(finite.own.data), finite.own.rows, group, time);
+  counts_[static_cast<std::size_t>(group)] += static_cast<double>(finite.own.rows);
 }
 
 // splitmix64 (Steele, Lea and Flood 2014): the same reservoir on every machine.
@@ -107,21 +156,27 @@ std::uint64_t InputStatistics::NextRandom() {
   return z ^ (z >> 31);
 }
 
-void InputStatistics::HoldOut(const ActivationRows& rows, int group) {
-  CheckRows(rows, channels_);
-  AlignedVector<float> buffer;
-  const ActivationRows finite = FiniteRows(rows, buffer);
-  AlignedVector<float>& kept = held_out_[static_cast<std::size_t>(group)];
+// Puts a row at `at` of the reservoir, which is in it or its end.
+void InputStatistics::KeepRow(const Rows& rows, std::int64_t row, int group, std::int64_t at) {
+  const auto put = [&](const float* values, AlignedVector<float>& kept) {
+    kept.resize(std::max(kept.size(), static_cast<std::size_t>((at + 1) * channels_)));
+    std::copy_n(values + row * channels_, channels_, kept.begin() + at * channels_);
+  };
+  put(static_cast<const float*>(rows.own.data), held_out_[static_cast<std::size_t>(group)]);
+  if (rows.reference != nullptr) put(rows.reference, held_out_reference_[static_cast<std::size_t>(group)]);
+}
+
+void InputStatistics::HoldOut(const ActivationRows& rows, int group, const ActivationRows* reference) {
+  const Rows finite = FiniteRows(rows, reference);
   std::int64_t& offered = offered_[static_cast<std::size_t>(group)];
-  for (std::int64_t r = 0; r < finite.rows; ++r) {
-    const float* row = static_cast<const float*>(finite.data) + r * channels_;
+  for (std::int64_t r = 0; r < finite.own.rows; ++r) {
     ++offered;
     if (held_out_count(group) < options_.held_out_rows) {
-      kept.insert(kept.end(), row, row + channels_);
+      KeepRow(finite, r, group, held_out_count(group));
       continue;
     }
     const auto at = static_cast<std::int64_t>(NextRandom() % static_cast<std::uint64_t>(offered));
-    if (at < options_.held_out_rows) std::copy(row, row + channels_, kept.begin() + at * channels_);
+    if (at < options_.held_out_rows) KeepRow(finite, r, group, at);
   }
 }
 
@@ -130,11 +185,8 @@ void InputStatistics::Merge(const InputStatistics& other) {
       other.options_.keep_groups != options_.keep_groups) {
     throw Error(ErrorCode::kShapeMismatch, "statistics of inputs with different channels or time groups");
   }
-  for (std::size_t s = 0; s < sums_.size(); ++s) {
-    if (other.sums_[s].empty()) continue;
-    if (sums_[s].empty()) sums_[s].assign(other.sums_[s].size(), 0.0F);
-    for (std::size_t i = 0; i < sums_[s].size(); ++i) sums_[s][i] += other.sums_[s][i];
-  }
+  AddSums(other.sums_, sums_);
+  AddSums(other.drifts_, drifts_);
   for (int g = 0; g < options_.groups; ++g) {
     const auto at = static_cast<std::size_t>(g);
     counts_[at] += other.counts_[at];
@@ -143,33 +195,54 @@ void InputStatistics::Merge(const InputStatistics& other) {
       channel_moments_[at][c].Merge(other.channel_moments_[at][c]);
     }
     const std::int64_t unseen = other.offered_[at] - other.held_out_count(g);
-    HoldOut({other.held_out_[at].data(), DType::kF32, other.held_out_count(g), channels_}, g);
+    const ActivationRows reference{other.held_out_reference_[at].data(), DType::kF32, other.held_out_count(g),
+                                   channels_};
+    HoldOut({other.held_out_[at].data(), DType::kF32, other.held_out_count(g), channels_}, g,
+            other.held_out_reference_[at].empty() ? nullptr : &reference);
     offered_[at] += unseen;
   }
   for (const auto& [time, moments] : other.timesteps_) timesteps_[time].Merge(moments);
   non_finite_rows_ += other.non_finite_rows_;
 }
 
-AlignedVector<float> InputStatistics::SecondMoment(const std::vector<double>& weights) const {
+// visit(i, j, sum(i, j) / total) for every entry, or those with j >= i only, sum being of the slots as they are
+// weighted; nothing without rows.
+template <typename Visit>
+void InputStatistics::Average(const std::vector<double>& weights, const std::vector<AlignedVector<float>>& sums,
+                              bool upper, const Visit& visit) const {
   const bool weighted = !weights.empty() && options_.keep_groups;
   if (weighted && weights.size() != counts_.size()) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(weights.size()) + " time weights for " +
                                                  std::to_string(counts_.size()) + " time groups");
   }
-  const auto n = static_cast<std::size_t>(channels_);
-  AlignedVector<float> full(n * n, 0.0F);
   double total = 0;
   for (std::size_t g = 0; g < counts_.size(); ++g) total += counts_[g] * (weighted ? weights[g] : 1);
-  if (!(total > 0)) return full;
+  if (!(total > 0)) return;
+  const auto n = static_cast<std::size_t>(channels_);
   for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i; j < n; ++j) {
+    for (std::size_t j = upper ? i : 0; j < n; ++j) {
       double value = 0;
-      for (std::size_t s = 0; s < sums_.size(); ++s) {
-        if (!sums_[s].empty()) value += (weighted ? weights[s] : 1) * static_cast<double>(sums_[s][i * n + j]);
+      for (std::size_t s = 0; s < sums.size(); ++s) {
+        if (!sums[s].empty()) value += (weighted ? weights[s] : 1) * static_cast<double>(sums[s][i * n + j]);
       }
-      full[i * n + j] = full[j * n + i] = static_cast<float>(value / total);
+      visit(i, j, static_cast<float>(value / total));
     }
   }
+}
+
+AlignedVector<float> InputStatistics::SecondMoment(const std::vector<double>& weights) const {
+  const auto n = static_cast<std::size_t>(channels_);
+  AlignedVector<float> full(n * n, 0.0F);
+  Average(weights, sums_, true,
+          [&](std::size_t i, std::size_t j, float value) { full[i * n + j] = full[j * n + i] = value; });
+  return full;
+}
+
+AlignedVector<float> InputStatistics::Drift(const std::vector<double>& weights) const {
+  if (std::all_of(drifts_.begin(), drifts_.end(), [](const auto& sums) { return sums.empty(); })) return {};
+  const auto n = static_cast<std::size_t>(channels_);
+  AlignedVector<float> full(n * n, 0.0F);
+  Average(weights, drifts_, false, [&](std::size_t i, std::size_t j, float value) { full[i * n + j] = value; });
   return full;
 }
 
@@ -193,6 +266,21 @@ void InputStatistics::RestoreSecondMoment(int group, AlignedVector<float> sums) 
     throw Error(ErrorCode::kShapeMismatch, "a stored second moment does not fit its input");
   }
   sums_[Slot(group)] = std::move(sums);
+}
+
+void InputStatistics::RestoreDrift(int group, AlignedVector<float> drift) {
+  if (group < 0 || Slot(group) >= drifts_.size() ||
+      drift.size() != static_cast<std::size_t>(channels_) * static_cast<std::size_t>(channels_)) {
+    throw Error(ErrorCode::kShapeMismatch, "a stored drift does not fit its input");
+  }
+  drifts_[Slot(group)] = std::move(drift);
+}
+
+void InputStatistics::RestoreReference(int group, AlignedVector<float> held_out_reference) {
+  if (group < 0 || group >= options_.groups || held_out_reference.size() != held_out(group).size()) {
+    throw Error(ErrorCode::kShapeMismatch, "stored rows of a float model do not fit their input");
+  }
+  held_out_reference_[static_cast<std::size_t>(group)] = std::move(held_out_reference);
 }
 
 void InputStatistics::RestoreTotals(std::map<double, Moments> timesteps, std::int64_t non_finite_rows) {

@@ -65,6 +65,89 @@ TEST(InputStatistics, TimeWeightsScaleTheGroups) {
   EXPECT_THROW(s.SecondMoment({1, 1, 1}), Error);
 }
 
+TEST(InputStatistics, DriftIsTheCrossMomentWithTheFloatModel) {
+  InputStatistics s(kChannels, {.groups = 2, .held_out_rows = 4});
+  const auto own = Rows(30, 1);
+  const auto reference = Rows(30, 2);
+  const ActivationRows other = View(reference);
+  EXPECT_TRUE(s.Drift().empty());
+  s.Update(View(own), 1, 5, 1, &other);
+  const auto drift = s.Drift();
+  for (std::size_t i = 0; i < kChannels; ++i) {
+    for (std::size_t j = 0; j < kChannels; ++j) {
+      double sum = 0;
+      for (std::size_t r = 0; r < 30; ++r) {
+        const std::size_t row = r * kChannels;
+        sum += static_cast<double>((reference[row + i] - own[row + i]) * own[row + j]);
+      }
+      EXPECT_NEAR(drift[i * kChannels + j], sum / 30, 1e-5);  // float32 sums of 30 products
+    }
+  }
+  EXPECT_EQ(s.SecondMoment(), [&] {
+    InputStatistics alone(kChannels, {.groups = 2});
+    alone.Update(View(own), 1, 5, 1);
+    return alone.SecondMoment();
+  }());
+}
+
+TEST(InputStatistics, HeldOutRowsKeepTheirPairs) {
+  InputStatistics s(kChannels, {.held_out_rows = 6});
+  const auto own = Rows(100, 1);
+  std::vector<float> reference = own;
+  for (float& x : reference) x += 1;
+  const ActivationRows other = View(reference);
+  s.HoldOut(View(own), 0, &other);
+  ASSERT_EQ(s.held_out(0).size(), 6U * kChannels);
+  ASSERT_EQ(s.held_out_reference(0).size(), s.held_out(0).size());
+  for (std::size_t i = 0; i < s.held_out(0).size(); ++i) EXPECT_EQ(s.held_out_reference(0)[i], s.held_out(0)[i] + 1);
+}
+
+TEST(InputStatistics, RowsThatAreNotFiniteInEitherModelAreLeftOut) {
+  InputStatistics s(kChannels, {});
+  auto own = Rows(5, 1);
+  auto reference = Rows(5, 2);
+  own[kChannels] = std::numeric_limits<float>::infinity();
+  reference[3 * kChannels + 1] = std::numeric_limits<float>::quiet_NaN();
+  const ActivationRows other = View(reference);
+  s.Update(View(own), 0, 0, 1, &other);
+  EXPECT_EQ(s.non_finite_rows(), 2);
+  EXPECT_EQ(s.total_count(), 3);
+  for (const float x : s.Drift()) EXPECT_TRUE(std::isfinite(x));
+}
+
+TEST(InputStatistics, RefusesRowsThatDoNotPair) {
+  InputStatistics s(kChannels, {});
+  const auto own = Rows(5, 1);
+  const auto fewer = Rows(4, 2);
+  const ActivationRows other = View(fewer);
+  EXPECT_THROW(s.Update(View(own), 0, 0, 1, &other), Error);
+  s.Update(View(own), 0, 0, 1);
+  const ActivationRows same = View(own);
+  EXPECT_THROW(s.Update(View(own), 0, 0, 1, &same), Error);
+}
+
+TEST(InputStatistics, MergedDriftIsThatOfAllRows) {
+  const auto own = Rows(40, 1);
+  const auto reference = Rows(40, 2);
+  const auto part = [&](const std::vector<float>& rows, std::int64_t begin, std::int64_t count) {
+    return ActivationRows{rows.data() + begin * kChannels, DType::kF32, count, kChannels};
+  };
+  const auto of = [&](std::int64_t begin, std::int64_t count) {
+    InputStatistics s(kChannels, {.held_out_rows = 100});
+    const ActivationRows other = part(reference, begin, count);
+    s.Update(part(own, begin, count), 0, 0, 1, &other);
+    s.HoldOut(part(own, begin, count), 0, &other);
+    return s;
+  };
+  InputStatistics merged = of(0, 15);
+  merged.Merge(of(15, 25));
+  const InputStatistics whole = of(0, 40);
+  EXPECT_EQ(merged.held_out_reference(0), whole.held_out_reference(0));
+  const auto got = merged.Drift();
+  const auto want = whole.Drift();
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-5);
+}
+
 TEST(InputStatistics, MomentsDoNotCancelFarFromZero) {
   InputStatistics s(kChannels, {});
   for (unsigned seed = 0; seed < 20; ++seed) s.Update(View(Rows(50, seed, 1000)), 0, seed, 1);

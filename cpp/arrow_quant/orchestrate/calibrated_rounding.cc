@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "arrow_quant/quantize/base_quantizer.h"
+#include "arrow_quant/quantize/rounding/target_correction.h"
 
 namespace arrow_quant {
 namespace {
@@ -48,25 +49,117 @@ QuantizedMatrix Stack(std::vector<QuantizedMatrix> parts) {
   return whole;
 }
 
-CalibratedRounding RoundOnGrid(MatrixView<const float> weight, const LayerInputs& inputs,
-                               const std::vector<double>& time_weights, const RoundingOptions& options,
-                               const std::stop_token& stop) {
-  CalibratedRounding result;
-  std::vector<QuantizedMatrix> parts;
+// Runs `measure(weight rows, quantized rows, input, time group)` for every input and time group with held-out rows.
+template <typename Measure>
+OutputQuality QualityByGroups(MatrixView<const float> weight, MatrixView<const float> quantized,
+                              const LayerInputs& inputs, const Measure& measure) {
+  OutputQuality quality;
+  const int groups = inputs.front()->options().groups;
+  quality.groups.resize(static_cast<std::size_t>(groups));
+  quality.rows.resize(static_cast<std::size_t>(groups));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const AlignedVector<float> hessian = inputs[i]->SecondMoment(time_weights);
-    RoundingResult part = RoundWithHessian(RowsOf(weight, inputs, i), hessian.data(), options, stop);
-    result.dampening = std::max(result.dampening, part.dampening);
-    result.diagonal = result.diagonal || part.diagonal;
-    parts.push_back(std::move(part.matrix));
+    for (int g = 0; g < groups; ++g) {
+      const std::int64_t rows = inputs[i]->held_out_count(g);
+      if (rows == 0) continue;
+      const auto at = static_cast<std::size_t>(g);
+      Add(measure(RowsOf(weight, inputs, i), RowsOf(quantized, inputs, i), *inputs[i], g), quality.groups[at]);
+      quality.rows[at] += rows;
+      quality.held_out = true;
+    }
   }
-  result.matrix = Stack(std::move(parts));
-  AlignedVector<float> values(static_cast<std::size_t>(weight.rows * weight.cols));
-  DequantizeRows(result.matrix, 0, weight.rows, values.data());
-  result.sums = Kernels().error_sums(weight.data, values.data(), values.size());
-  result.quality = MeasureQuality(weight, {values.data(), weight.rows, weight.cols}, inputs, options.num_threads);
-  return result;
+  for (const OutputSums& sums : quality.groups) Add(sums, quality.total);
+  return quality;
 }
+
+// The float model's rows are known wherever rows are held out.
+bool HaveReference(const LayerInputs& inputs) {
+  bool any = false;
+  for (const auto& input : inputs) {
+    for (int g = 0; g < input->options().groups; ++g) {
+      if (input->held_out(g).size() != input->held_out_reference(g).size()) return false;
+      any = any || input->held_out_count(g) > 0;
+    }
+  }
+  return any;
+}
+
+// One layer, with what all candidates share.
+class LayerRounding {
+ public:
+  LayerRounding(MatrixView<const float> weight, const LayerInputs& inputs, const std::vector<double>& time_weights,
+                const RoundingOptions& options, const std::stop_token& stop)
+      : weight_(weight), inputs_(inputs), time_weights_(time_weights), options_(options), stop_(stop) {
+    moments_.reserve(inputs.size());
+    for (const auto& input : inputs) moments_.push_back(input->SecondMoment(time_weights));
+    if (HaveReference(inputs)) Correct();
+  }
+
+  bool has_target() const { return !corrected_.empty(); }
+
+  CalibratedRounding Round(const RoundingCandidate& candidate, bool corrected, int rounds) const {
+    RoundingOptions options = options_;
+    options.grid = candidate.grid;
+    options.column_scales = candidate.column_scales;
+    options.rounds = rounds;
+    const MatrixView<const float> target = corrected ? Corrected() : weight_;
+    CalibratedRounding result;
+    std::vector<QuantizedMatrix> parts;
+    parts.reserve(inputs_.size());
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      RoundingResult part = RoundWithHessian(RowsOf(target, inputs_, i), moments_[i].data(), options, stop_);
+      result.dampening = std::max(result.dampening, part.dampening);
+      result.diagonal = result.diagonal || part.diagonal;
+      parts.push_back(std::move(part.matrix));
+    }
+    result.matrix = Stack(std::move(parts));
+    Measure(target, corrected, result);
+    if (corrected) result.corrected = corrected_;
+    return result;
+  }
+
+  // What candidates are compared by.
+  double Error(const CalibratedRounding& rounded) const {
+    return rounded.target.error >= 0 ? rounded.target.error : RelativeError(rounded.quality, time_weights_);
+  }
+
+ private:
+  MatrixView<const float> Corrected() const { return {corrected_.data(), weight_.rows, weight_.cols}; }
+
+  void Correct() {
+    AlignedVector<float> all;
+    all.reserve(static_cast<std::size_t>(weight_.size()));
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      const AlignedVector<float> drift = inputs_[i]->Drift(time_weights_);
+      if (drift.empty()) return;
+      const AlignedVector<float> part = CorrectTarget(RowsOf(weight_, inputs_, i), moments_[i].data(), drift.data(),
+                                                      options_.dampening, options_.num_threads);
+      if (part.empty()) return;
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    corrected_ = std::move(all);
+  }
+
+  void Measure(MatrixView<const float> target, bool corrected, CalibratedRounding& result) const {
+    AlignedVector<float> values(static_cast<std::size_t>(weight_.size()));
+    DequantizeRows(result.matrix, 0, weight_.rows, values.data());
+    const MatrixView<const float> quantized(values.data(), weight_.rows, weight_.cols);
+    result.sums = Kernels().error_sums(weight_.data, values.data(), values.size());
+    result.quality = MeasureQuality(target, quantized, inputs_, options_.num_threads);
+    if (!HaveReference(inputs_)) return;
+    const auto error = [&](MatrixView<const float> q) {
+      return RelativeError(MeasureFloatQuality(weight_, q, inputs_, options_.num_threads), time_weights_);
+    };
+    result.target = {corrected, error(weight_), error(quantized)};
+  }
+
+  MatrixView<const float> weight_;
+  const LayerInputs& inputs_;
+  const std::vector<double>& time_weights_;
+  const RoundingOptions& options_;
+  const std::stop_token& stop_;
+  std::vector<AlignedVector<float>> moments_;
+  AlignedVector<float> corrected_;
+};
 
 double LargestActivation(const InputStatistics& input) {
   float largest = 0;
@@ -113,23 +206,11 @@ std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t col
 
 OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
                              const LayerInputs& inputs, int num_threads) {
-  OutputQuality quality;
-  const int groups = inputs.front()->options().groups;
-  quality.groups.resize(static_cast<std::size_t>(groups));
-  quality.rows.resize(static_cast<std::size_t>(groups));
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    for (int g = 0; g < groups; ++g) {
-      const std::int64_t rows = inputs[i]->held_out_count(g);
-      if (rows == 0) continue;
-      const auto at = static_cast<std::size_t>(g);
-      Add(MeasureOutputOnRows(RowsOf(weight, inputs, i), RowsOf(quantized, inputs, i), inputs[i]->held_out(g).data(),
-                              rows, num_threads),
-          quality.groups[at]);
-      quality.rows[at] += rows;
-      quality.held_out = true;
-    }
-  }
-  for (const OutputSums& sums : quality.groups) Add(sums, quality.total);
+  OutputQuality quality = QualityByGroups(
+      weight, quantized, inputs,
+      [&](MatrixView<const float> w, MatrixView<const float> q, const InputStatistics& input, int g) {
+        return MeasureOutputOnRows(w, q, input.held_out(g).data(), input.held_out_count(g), num_threads);
+      });
   if (quality.held_out) return quality;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const AlignedVector<float> hessian = inputs[i]->SecondMoment();
@@ -139,25 +220,51 @@ OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const fl
   return quality;
 }
 
+OutputQuality MeasureFloatQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
+                                  const LayerInputs& inputs, int num_threads) {
+  if (!HaveReference(inputs)) return {};
+  return QualityByGroups(
+      weight, quantized, inputs,
+      [&](MatrixView<const float> w, MatrixView<const float> q, const InputStatistics& input, int g) {
+        return MeasureOutputAgainst(w, q, input.held_out_reference(g).data(), input.held_out(g).data(),
+                                    input.held_out_count(g), num_threads);
+      });
+}
+
+std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, const ModelOptions& options, int bits,
+                                            const LayerInputs& inputs) {
+  std::vector<RoundingCandidate> candidates;
+  for (const GridKind grid : AllowedGrids(strategy, bits)) {
+    candidates.push_back({grid, false});
+    // Groups of a convolution would each need their own scales.
+    if (options.column_scales && inputs.size() == 1) candidates.push_back({grid, true});
+  }
+  return candidates;
+}
+
+RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits) {
+  return {.bits = bits,
+          .group_size = options.group_size,
+          .order = options.order,
+          .rounds = options.rounds,
+          .dampening = options.dampening,
+          .num_threads = options.num_threads};
+}
+
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
                                    const std::stop_token& stop) {
-  const auto with = [&](const RoundingCandidate& candidate, int rounds) {
-    RoundingOptions chosen = options;
-    chosen.grid = candidate.grid;
-    chosen.column_scales = candidate.column_scales;
-    chosen.rounds = rounds;
-    return chosen;
-  };
+  const LayerRounding layer(weight, inputs, time_weights, options, stop);
+  const std::size_t targets = layer.has_target() ? 2 : 1;
+  const std::size_t ways = candidates.size() * targets;
   std::size_t best = 0;
   double best_error = 0;
-  for (std::size_t i = 0; candidates.size() > 1 && i < candidates.size(); ++i) {
-    const CalibratedRounding tried = RoundOnGrid(weight, inputs, time_weights, with(candidates[i], 0), stop);
-    const double error = RelativeError(tried.quality, time_weights);
+  for (std::size_t i = 0; ways > 1 && i < ways; ++i) {
+    const double error = layer.Error(layer.Round(candidates[i / targets], i % targets == 1, 0));
     if (i == 0 || error < best_error) best = i, best_error = error;
   }
-  return RoundOnGrid(weight, inputs, time_weights, with(candidates[best], options.rounds), stop);
+  return layer.Round(candidates[best / targets], best % targets == 1, options.rounds);
 }
 
 }  // namespace arrow_quant

@@ -5,9 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "arrow_quant/base/aligned_buffer.h"
 #include "arrow_quant/base/matrix_view.h"
 #include "arrow_quant/calibrate/activation_statistics.h"
 #include "arrow_quant/kernels/kernels.h"
+#include "arrow_quant/orchestrate/model_options.h"
+#include "arrow_quant/orchestrate/report.h"
+#include "arrow_quant/orchestrate/strategy.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
 #include "arrow_quant/quantize/rounding/measure_output.h"
 #include "arrow_quant/quantize/rounding/rounding.h"
@@ -24,8 +28,11 @@ struct OutputQuality {
 
 struct CalibratedRounding {
   QuantizedMatrix matrix;
-  ErrorSums sums;  // of the weights
-  OutputQuality quality;
+  ErrorSums sums;            // of the weights
+  OutputQuality quality;     // against the outputs of what was rounded
+  TargetReport target = {};  // where the inputs have those of a float model beside them
+  AlignedVector<float> corrected =
+      {};                 // what was rounded in place of the weight [rows, cols]; empty: the weight itself
   double dampening = 0;   // the largest that was used
   bool diagonal = false;  // the second moment was of no use but for its diagonal
 };
@@ -40,15 +47,24 @@ std::string Unfit(const LayerInputs& inputs, std::int64_t rows, std::int64_t col
 // What `quantized` does to the outputs of `weight`, both [rows, cols], on the held-out rows of every time group.
 OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
                              const LayerInputs& inputs, int num_threads);
+// The same against the outputs that the float model has; held_out is false where its rows are not known.
+OutputQuality MeasureFloatQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
+                                  const LayerInputs& inputs, int num_threads);
 
 // A way to round: a grid, and whether columns are brought to one size first.
 struct RoundingCandidate {
   GridKind grid = GridKind::kAffine;
   bool column_scales = false;
 };
+// Those that a run with `options` compares.
+std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, const ModelOptions& options, int bits,
+                                            const LayerInputs& inputs);
+RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits);
 
 // Rounds with error feedback, an input of a grouped convolution after the other. Of several candidates the one with the
-// smallest output error on held-out rows before refinement is taken. `inputs` must fit. Throws as RoundWithHessian.
+// smallest output error on held-out rows before refinement is taken. Where the inputs have those of a float model
+// beside them, each candidate is tried with the weight and with the corrected target (CorrectTarget), and compared by
+// the error against the float model's outputs. `inputs` must fit. Throws as RoundWithHessian.
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,

@@ -89,6 +89,7 @@ struct DiffusionQuantConfig {
   // Calibration.
   std::string calibration = "auto";
   int calibration_samples = 128;
+  int calibration_stages = 1;
   std::string objective = "trajectory";
 
   // Time-aware quantization.

@@ -138,6 +138,10 @@ std::vector<ConfigField> CalibrationFields() {
        "else none), none, synthetic (the model's own sampling), or the path of a calibration file."},
       {"calibration_samples", kCalibration, &Member<&Config::calibration_samples>, AtLeast(1),
        "Samples that are run through the model."},
+      {"calibration_stages", kCalibration, &Member<&Config::calibration_stages>, Between(1, 64),
+       "Stages in which layers are calibrated, in their order; those of a later stage see the inputs that the quantized "
+       "layers of earlier ones leave, and make up for the difference from the float model where held-out samples gain. "
+       "Each stage after the first is a run of the samples through both models."},
       {"objective", kCalibration, &Member<&Config::objective>, OneOf({"trajectory", "detail"}),
        "What time weights favour: the whole picture (noisy steps), or fine detail (late steps)."},
   };

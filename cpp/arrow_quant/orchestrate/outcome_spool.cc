@@ -58,6 +58,12 @@ auto Members(T& value) {
   return std::tie(kind, error_before, error_after, bits_per_weight);
 }
 
+template <Is<TargetReport> T>
+auto Members(T& value) {
+  auto& [corrected, inherited, error] = value;
+  return std::tie(corrected, inherited, error);
+}
+
 template <Is<OutputCorrection> T>
 auto Members(T& value) {
   auto& [gains, biases] = value;
@@ -68,11 +74,11 @@ template <Is<TensorReport> T>
 auto Members(T& value) {
   auto& [name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales, reason,
          cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening, non_finite_rows,
-         constant_groups, num_params, source_bytes, stored_bytes, activations, correction, fallbacks] = value;
+         constant_groups, num_params, source_bytes, stored_bytes, activations, correction, target, fallbacks] = value;
   return std::tie(name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales,
                   reason, cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening,
                   non_finite_rows, constant_groups, num_params, source_bytes, stored_bytes, activations, correction,
-                  fallbacks);
+                  target, fallbacks);
 }
 
 template <Is<ErrorSums> T>

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "arrow_quant/base/error.h"
-#include "arrow_quant/calibrate/time_weights.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
@@ -38,38 +37,6 @@ struct Resolved {
   Strategy strategy;
   ModelCalibration calibration;  // with time weights
 };
-
-// What the strategy reads of a configuration.
-Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions& options, bool have_activations) {
-  DiffusionQuantConfig config;
-  config.strategy = options.strategy;
-  config.rounding = options.rounding;
-  config.grid = options.grid;
-  config.fit = options.fit;
-  config.enable_time_aware = options.activations.enable_time_aware;
-  config.strategy_time_aware = options.activations.strategy_time_aware;
-  config.strategy_spatial = "never";
-  return ChooseStrategy(modality, config, have_activations);
-}
-
-// How much each time group counts, from what the configuration asks for. Throws Error kConfiguration where the
-// statistics cannot serve it.
-std::vector<double> TimeWeightsOf(const TimeWeightOptions& options, const StatisticsSource& statistics) {
-  const int groups = statistics.time_groups().size();
-  if (!options.given.empty() && options.given.size() != static_cast<std::size_t>(groups)) {
-    throw Error(ErrorCode::kConfiguration,
-                "time_weighting has " + std::to_string(options.given.size()) + " values, and the statistics " +
-                    std::to_string(groups) + " time groups",
-                {.remedy = "Give one value for each, or calibrate again with this configuration."});
-  }
-  if (!options.given.empty()) return options.given;
-  if (options.detail) return DetailWeights(groups);
-  if (!options.sensitivity) return {};
-  if (!statistics.sensitivity().empty()) return SensitivityWeights(statistics.sensitivity());
-  throw Error(
-      ErrorCode::kConfiguration, "time_weighting is sensitivity, which these statistics do not hold",
-      {.remedy = "Calibrate again with time_weighting sensitivity on the model's own sampling, or use uniform."});
-}
 
 void AddTimeWeights(const ModelOptions& options, Resolved& r) {
   if (r.calibration.statistics == nullptr) return;

@@ -48,6 +48,11 @@ Json CorrectionJson(const CorrectionReport& c) {
           {"bits_per_weight", c.bits_per_weight}};
 }
 
+Json TargetJson(const TargetReport& t) {
+  if (t.error < 0) return nullptr;
+  return {{"corrected", t.corrected}, {"inherited_error", t.inherited}, {"error", t.error}};
+}
+
 // What activations tell; null without them.
 void AddOutputFigures(const TensorReport& r, Json& json) {
   json["output_cosine"] = r.calibrated ? Json(r.output_cosine) : Json(nullptr);
@@ -56,6 +61,7 @@ void AddOutputFigures(const TensorReport& r, Json& json) {
   json["time_groups"] = TimeGroupsJson(r);
   json["activations"] = ActivationsJson(r.activations);
   json["time_correction"] = CorrectionJson(r.correction);
+  json["target"] = TargetJson(r.target);
 }
 
 Json LayerJson(const TensorReport& r) {

@@ -52,6 +52,14 @@ struct CorrectionReport {
   double bits_per_weight = 0;  // what it costs
 };
 
+// What the errors of earlier layers do to a layer, where it was calibrated behind them: relative errors against the
+// outputs of the float model, on held-out rows; negative: not known.
+struct TargetReport {
+  bool corrected = false;  // the rounded target makes up for them
+  double inherited = -1;   // of the unquantized layer on the inputs that earlier layers leave
+  double error = -1;       // of the quantized layer on them
+};
+
 // What became of one tensor.
 struct TensorReport {
   std::string name;
@@ -81,6 +89,7 @@ struct TensorReport {
   std::int64_t stored_bytes = 0;  // of codes and grids before compression
   ActivationReport activations;
   CorrectionReport correction;
+  TargetReport target;
   std::vector<Fallback> fallbacks;
 };
 

@@ -114,10 +114,14 @@ class Hash {
 
 void AddInput(const InputStatistics& input, Hash& hash) {
   const int groups = input.options().groups;
-  for (int g = 0; g < (input.options().keep_groups ? groups : 1); ++g) hash.Add(input.raw_second_moment(g));
+  for (int g = 0; g < (input.options().keep_groups ? groups : 1); ++g) {
+    hash.Add(input.raw_second_moment(g));
+    hash.Add(input.raw_drift(g));
+  }
   for (int g = 0; g < groups; ++g) {
     for (const Moments& m : input.channel_moments(g)) hash.Add(m);
     hash.Add(input.held_out(g));
+    hash.Add(input.held_out_reference(g));
   }
   for (const auto& [time, m] : input.timesteps()) {
     hash.AddNumber(time);

@@ -85,10 +85,13 @@ ArrayRecord ToRecord(const InputStatistics& input) {
   for (int g = 0; g < slots; ++g) {
     const auto& sums = input.raw_second_moment(g);
     if (!sums.empty()) record.emplace_back(Numbered("second_moment", g), UpperTriangle(sums, input.channels()));
+    if (!input.raw_drift(g).empty()) record.emplace_back(Numbered("drift", g), input.raw_drift(g));
   }
   for (int g = 0; g < input.options().groups; ++g) {
     record.emplace_back(Numbered("channels", g), PackMoments(input.channel_moments(g)));
     record.emplace_back(Numbered("held_out", g), input.held_out(g));
+    const auto& reference = input.held_out_reference(g);
+    if (!reference.empty()) record.emplace_back(Numbered("held_out_reference", g), reference);
     AlignedVector<float> offered;
     PushCount(static_cast<double>(input.held_out_offered(g)), offered);
     record.emplace_back(Numbered("offered", g), std::move(offered));
@@ -143,10 +146,14 @@ InputStatistics FromRecord(ArrayRecord record, std::int64_t channels, const Stat
   for (int g = 0; g < slots; ++g) {
     const std::string name = Numbered("second_moment", g);
     if (arrays.Has(name)) input.RestoreSecondMoment(g, FromUpperTriangle(arrays.Take(name), channels, file));
+    const std::string drift = Numbered("drift", g);
+    if (arrays.Has(drift)) input.RestoreDrift(g, arrays.Take(drift));
   }
   for (int g = 0; g < options.groups; ++g) {
     input.Restore(g, UnpackMoments(arrays.Take(Numbered("channels", g)), file), arrays.Take(Numbered("held_out", g)),
                   static_cast<std::int64_t>(arrays.Count(Numbered("offered", g))));
+    const std::string reference = Numbered("held_out_reference", g);
+    if (arrays.Has(reference)) input.RestoreReference(g, arrays.Take(reference));
   }
   const AlignedVector<float> times = arrays.Take("times");
   const std::vector<Moments> moments = UnpackMoments(arrays.Take("timesteps"), file);

@@ -21,7 +21,9 @@ ActivationStatistics Example(bool keep_groups) {
   s.Update(a, {rows.data(), DType::kF32, 3, 3}, 20, false, 1);
   s.Update(a, {rows.data(), DType::kF32, 2, 3}, 900, false, 1);
   s.Update(a, {rows.data(), DType::kF32, 3, 3}, 900, true, 1);
-  s.Update(b, {rows.data(), DType::kF32, 4, 2}, 400, false, 1);
+  const ActivationRows reference{rows.data() + 1, DType::kF32, 4, 2};
+  s.Update(b, {rows.data(), DType::kF32, 4, 2}, 400, false, 1, &reference);
+  s.Update(b, {rows.data(), DType::kF32, 4, 2}, 400, true, 1, &reference);
   s.SetSensitivity({0, 0.25, 3});
   return s;
 }
@@ -45,9 +47,12 @@ TEST_P(StatisticsFileTest, ReadsBackWhatWasWritten) {
     const InputStatistics& want = s.input(i);
     const InputStatistics& got = *found[i == 0 ? 1 : 0];
     EXPECT_EQ(got.SecondMoment(), want.SecondMoment());
+    EXPECT_EQ(got.Drift(), want.Drift());
+    EXPECT_EQ(want.Drift().empty(), i == 0);
     for (int g = 0; g < 3; ++g) {
       EXPECT_EQ(got.count(g), want.count(g));
       EXPECT_EQ(got.held_out(g), want.held_out(g));
+      EXPECT_EQ(got.held_out_reference(g), want.held_out_reference(g));
       EXPECT_EQ(got.held_out_offered(g), want.held_out_offered(g));
       ASSERT_EQ(got.channel_moments(g).size(), want.channel_moments(g).size());
       for (std::size_t c = 0; c < want.channel_moments(g).size(); ++c) {

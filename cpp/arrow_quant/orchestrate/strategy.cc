@@ -70,6 +70,18 @@ Strategy ChooseStrategy(std::optional<Modality> modality, const DiffusionQuantCo
   return strategy;
 }
 
+Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions& options, bool have_activations) {
+  DiffusionQuantConfig config;
+  config.strategy = options.strategy;
+  config.rounding = options.rounding;
+  config.grid = options.grid;
+  config.fit = options.fit;
+  config.enable_time_aware = options.activations.enable_time_aware;
+  config.strategy_time_aware = options.activations.strategy_time_aware;
+  config.strategy_spatial = "never";
+  return ChooseStrategy(modality, config, have_activations);
+}
+
 std::string StrategyName(const Strategy& strategy) {
   std::string name = strategy.error_feedback ? "GPTQ" : "Nearest";
   if (strategy.method == StrategyMethod::kR2q) name = strategy.error_feedback ? "R2Q" : "R2Q (nearest)";

@@ -8,6 +8,7 @@
 
 #include "arrow_quant/model/modality.h"
 #include "arrow_quant/orchestrate/config.h"
+#include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
 
 namespace arrow_quant {
@@ -56,6 +57,9 @@ struct Strategy {
 // only, unless the configuration asks for more. Without activations rounding is nearest and neither time-aware nor
 // spatial parameters are made; notes say what was wanted. `config` must be valid.
 Strategy ChooseStrategy(std::optional<Modality> modality, const DiffusionQuantConfig& config, bool have_activations);
+
+// The same by what `options` have of a configuration.
+Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions& options, bool have_activations);
 
 // "R2Q + TimeAware", "GPTQ + Spatial", "GPTQ", "Nearest".
 std::string StrategyName(const Strategy& strategy);

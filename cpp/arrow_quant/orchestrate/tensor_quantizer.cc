@@ -55,6 +55,8 @@ struct Attempt {
   std::int64_t non_finite_at = -1;
   std::optional<OutputQuality> quality;
   double dampening = 0;
+  TargetReport target = {};
+  AlignedVector<float> corrected = {};  // what was rounded in place of the weight; empty: the weight itself
 };
 
 struct TensorView {
@@ -172,12 +174,13 @@ class TensorRun {
   }
 
   // Gains and biases per time group where the strategy wants them and they pay.
-  CorrectionOutcome MakeCorrection(const QuantizedMatrix& matrix) const {
+  CorrectionOutcome MakeCorrection(const Attempt& attempt) const {
+    const QuantizedMatrix& matrix = attempt.matrix;
     const int count = context_.options.activations.time_groups;
     // Rows of a transposed convolution's weight serve the output channels of all its groups.
     const bool row_is_output = view_.matrix.quant_axis == 0;
     if (!context_.strategy.time_aware || inputs_.empty() || count == 1 || !row_is_output) return {};
-    const AlignedVector<float> weight = Weight();
+    const AlignedVector<float> weight = attempt.corrected.empty() ? Weight() : attempt.corrected;
     AlignedVector<float> values(weight.size());
     DequantizeRows(matrix, 0, matrix.rows, values.data());
     return MakeTimeCorrection({weight.data(), matrix.rows, matrix.cols}, {values.data(), matrix.rows, matrix.cols},
@@ -205,21 +208,8 @@ class TensorRun {
   }
 
   CalibratedRounding WithFeedback(MatrixView<const float> w, int bits) const {
-    const ModelOptions& options = context_.options;
-    std::vector<RoundingCandidate> candidates;
-    for (const GridKind grid : AllowedGrids(context_.strategy, bits)) {
-      candidates.push_back({grid, false});
-      // Groups of a convolution would each need their own scales.
-      if (options.column_scales && inputs_.size() == 1) candidates.push_back({grid, true});
-    }
-    return RoundCalibrated(w, inputs_, candidates, context_.calibration.time_weights,
-                           {.bits = bits,
-                            .group_size = options.group_size,
-                            .order = options.order,
-                            .rounds = options.rounds,
-                            .dampening = options.dampening,
-                            .num_threads = options.num_threads},
-                           stop_);
+    return RoundCalibrated(w, inputs_, CandidatesOf(context_.strategy, context_.options, bits, inputs_),
+                           context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_);
   }
 
   // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
@@ -245,6 +235,8 @@ class TensorRun {
     attempt.constant_groups = nearest.constant_groups;
     attempt.quality = std::move(rounded.quality);
     attempt.dampening = rounded.dampening;
+    attempt.target = rounded.target;
+    attempt.corrected = std::move(rounded.corrected);
     return attempt;
   }
 
@@ -288,6 +280,7 @@ void MarkKept(TensorReport& report, std::string reason) {
   report.reason = std::move(reason);
   report.calibrated = false;
   report.time_groups.clear();
+  report.target = {};
   report.cosine = 1;
   report.sqnr_db = 200;
   report.stored_bytes = report.source_bytes;
@@ -319,6 +312,7 @@ void FillQuantized(const Attempt& attempt, const ModelCalibration& calibration, 
   report.cosine = Cosine(attempt.sums);
   report.sqnr_db = SqnrDb(attempt.sums);
   report.dampening = attempt.dampening;
+  report.target = attempt.target;
   if (attempt.quality) FillQuality(*attempt.quality, calibration.statistics->time_groups(), report);
   report.constant_groups = attempt.constant_groups;
   report.stored_bytes = static_cast<std::int64_t>(
@@ -392,8 +386,7 @@ std::vector<WidthFigures> MeasureWidths(const TensorJob& job, const TensorContex
     if (attempt.non_finite_at >= 0) return {};
     figures.push_back(FiguresOf(attempt, bits, own.calibration.time_weights));
     if (bits != widths.back()) continue;
-    tables =
-        EncodedBytesOf(run.MakeActivations(attempt.matrix, scratch), run.MakeCorrection(attempt.matrix).correction);
+    tables = EncodedBytesOf(run.MakeActivations(attempt.matrix, scratch), run.MakeCorrection(attempt).correction);
   }
   for (WidthFigures& f : figures) {
     f.bytes += static_cast<std::int64_t>(tables);
@@ -460,7 +453,7 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
     if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
     if (cosine >= options.min_accuracy) {
       ActivationTable activations = run.MakeActivations(attempt.matrix, report);
-      CorrectionOutcome correction = run.MakeCorrection(attempt.matrix);
+      CorrectionOutcome correction = run.MakeCorrection(attempt);
       report.correction = std::move(correction.report);
       return {std::move(attempt.matrix),
               attempt.sums,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers
+from arrow_quant_v2.calibration import CALIBRATION_FILE, detected_modality, model_fingerprint, quantized_layers
 from arrow_quant_v2.calibration_data import DEFAULT_MAX_BAD_ROWS
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
@@ -135,7 +135,8 @@ class _Run:
         self.model = model
         self._model_path = model_path
         bits = {("", name): bits for (_, name), bits in quantized_layers(model_path, config).items()}
-        self._run = StatisticsRun({"": model}, bits, time_span, config, time_of, mask_token_id)
+        modality = detected_modality(model_path, config)
+        self._run = StatisticsRun({"": model}, bits, time_span, config, time_of, mask_token_id, modality)
         # Before any weight is quantized.
         self._sensitivity: list[float] = []
         if config.time_weighting == "sensitivity":

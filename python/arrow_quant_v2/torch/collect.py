@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -48,6 +49,9 @@ class ActivationCollector:
         mask_token_id: of a masked language model.
         keep_groups: one second moment per time group, or one for all.
         held_out_rows: per input and time group.
+        twin: a copy of the model with some layers quantized. Every call runs through it, too; the statistics are of its
+            layers, with the inputs that ``model`` has in their places as the reference. Where it takes another way and
+            has no such input (a router that decides otherwise), the twin's own counts as both.
 
     Attributes:
         statistics: the core's ActivationStatistics.
@@ -69,8 +73,10 @@ class ActivationCollector:
         seed: int = 0,
         num_threads: int = 0,
         statistics: Any = None,
+        twin: nn.Module | None = None,
     ) -> None:
         self.model = model
+        self.twin = twin
         self.component = component
         self.statistics = statistics or core.ActivationStatistics(list(boundaries), keep_groups, held_out_rows, seed)
         self.sample_ids: Sequence[int] | None = None
@@ -81,16 +87,24 @@ class ActivationCollector:
         self._num_threads = num_threads
         self._inputs: dict[str, _Input] = {}
         self._handles: list[Any] = []
+        self._references: dict[str, collections.deque[torch.Tensor]] = {}
+        self._kept: tuple[weakref.ref[torch.Tensor], torch.Tensor] | None = None
         self._times = torch.zeros(1, dtype=torch.float64)
         self._held_out = torch.zeros(1, dtype=torch.bool)
         self._next_sample = 0
 
     def __enter__(self) -> Self:
         self._handles.append(self.model.register_forward_pre_hook(self._begin_call, with_kwargs=True))
-        for name, module in self.model.named_modules():
-            if isinstance(module, MEASURED) and (self._layers is None or f"{name}.weight" in self._layers):
-                self._handles.append(module.register_forward_pre_hook(self._hook(name), with_kwargs=True))
+        self._hook_layers(self.twin or self.model, self._measure)
+        if self.twin is not None:
+            self._hook_layers(self.model, self._keep)
+            self._handles.append(self.model.register_forward_hook(self._run_twin, with_kwargs=True))
         return self
+
+    def _hook_layers(self, model: nn.Module, see: Callable[[str, nn.Module, torch.Tensor], None]) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, MEASURED) and (self._layers is None or f"{name}.weight" in self._layers):
+                self._handles.append(module.register_forward_pre_hook(_hook(name, see), with_kwargs=True))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,15 +139,27 @@ class ActivationCollector:
         self._held_out = torch.tensor([i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1 for i in ids])
         self._times = times
 
-    def _hook(self, name: str) -> Callable[..., None]:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs.get("input")
-            if isinstance(x, torch.Tensor) and x.numel() > 0:
-                self._measure(name, module, x)
+    def _keep(self, name: str, module: nn.Module, x: torch.Tensor) -> None:
+        """The input of a layer of the float model, until the twin has come to that layer."""
+        if self._kept is None or not _same(self._kept[0](), x):
+            self._kept = (weakref.ref(x), x.detach().clone())  # what follows may write into x
+        self._references.setdefault(name, collections.deque()).append(self._kept[1])
 
-        return before
+    def _run_twin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        assert self.twin is not None
+        self._kept = None
+        self.twin(*args, **kwargs)
+        self._references.clear()
+
+    def _reference(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
+        if self.twin is None:
+            return None
+        kept = self._references.get(name)
+        reference = kept.popleft() if kept else x
+        return reference if reference.shape == x.shape else x
 
     def _measure(self, name: str, module: nn.Module, x: torch.Tensor) -> None:
+        reference = self._reference(name, x)
         known = self._inputs.get(name)
         if known is None:
             known = self._inputs[name] = self._new_input(name, module, x)
@@ -144,7 +170,7 @@ class ActivationCollector:
             known = self._inputs[name] = self._own_input(name, module)
             self.statistics.map_layer(self.component, f"{name}.weight", known.numbers)
         known.tensor = weakref.ref(x)
-        self._update(module, x.detach(), known.numbers)
+        self._update(module, x.detach(), reference, known.numbers)
 
     def _new_input(self, name: str, module: nn.Module, x: torch.Tensor) -> _Input:
         key = _reading(module, x)
@@ -157,7 +183,9 @@ class ActivationCollector:
         numbers = [self.statistics.add_input(row_width(module)) for _ in range(row_blocks(module))]
         return _Input(numbers, name, key)
 
-    def _update(self, module: nn.Module, x: torch.Tensor, numbers: Sequence[int]) -> None:
+    def _update(
+        self, module: nn.Module, x: torch.Tensor, reference: torch.Tensor | None, numbers: Sequence[int]
+    ) -> None:
         batch = x.shape[0] if x.dim() > 1 else 1
         times, held_out = spread(self._times, batch), spread(self._held_out, batch)
         for time in torch.unique(times).tolist():
@@ -165,9 +193,25 @@ class ActivationCollector:
                 chosen = (times == time) & (held_out == held)
                 if not chosen.any():
                     continue
-                part = x if chosen.all() else x[chosen.to(x.device)]
-                for number, rows in zip(numbers, input_rows(module, part, MAX_VALUES), strict=True):
-                    self.statistics.update(number, _for_core(rows), time, held, self._num_threads)
+                rows = _chosen_rows(module, x, chosen)
+                float_rows = [None] * len(rows) if reference is None else _chosen_rows(module, reference, chosen)
+                for number, own, other in zip(numbers, rows, float_rows, strict=True):
+                    self.statistics.update(number, own, time, held, self._num_threads, other)
+
+
+def _hook(name: str, see: Callable[[str, nn.Module, torch.Tensor], None]) -> Callable[..., None]:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs.get("input")
+        if isinstance(x, torch.Tensor) and x.numel() > 0:
+            see(name, module, x)
+
+    return before
+
+
+def _chosen_rows(module: nn.Module, x: torch.Tensor, chosen: torch.Tensor) -> list[torch.Tensor]:
+    """The rows of some samples of a batch, for the core."""
+    part = x if chosen.all() else x[chosen.to(x.device)]
+    return [_for_core(rows) for rows in input_rows(module, part, MAX_VALUES)]
 
 
 def collect_activations(

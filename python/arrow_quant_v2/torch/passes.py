@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import nn
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.config import DiffusionQuantConfig
-from arrow_quant_v2.layer import quantize_layer
 from arrow_quant_v2.torch.unfold import MEASURED, TRANSPOSED, row_blocks, row_width
 
 # Second moments in memory at once. A fixed figure: the plan of passes, and with it the result, must not depend on what
@@ -44,7 +44,8 @@ def plan_passes(
     """One pass with a moment per time group where that fits, else moments merged over time in as few passes as fit.
 
     Layers that share an input are counted apart, since that is not known before the model runs. A layer that is larger
-    than the limit by itself has a pass of its own.
+    than the limit by itself has a pass of its own. With calibration_stages every stage is a pass at least, and an input
+    has a second matrix, its drift from the float model.
     """
     limit = float(DEFAULT_BYTES)
     if config.max_memory_limit_mb is not None:
@@ -55,18 +56,30 @@ def plan_passes(
         for name, module in model.named_modules()
         if isinstance(module, MEASURED) and (component, f"{name}.weight") in layers
     }
-    if sum(sizes.values()) * groups <= limit:
-        return PassPlan(True, [layers])
-    passes: list[set[LayerKey]] = [set()]
-    filled = 0.0
-    for layer, size in sizes.items():  # in the order of modules, which is about that of execution
-        if passes[-1] and filled + size > limit:
-            passes.append(set())
-            filled = 0.0
-        passes[-1].add(layer)
-        filled += size
+    stages = list(_stages(list(sizes), config.calibration_stages))  # in the order of modules, about that of execution
+    if len(stages) > 1:
+        sizes = {layer: 2 * size for layer, size in sizes.items()}
+    keep_groups = all(sum(sizes[layer] for layer in stage) * groups <= limit for stage in stages)
+    passes = [set(part) for stage in stages for part in ([stage] if keep_groups else _fitting(stage, sizes, limit))]
     passes[-1] |= layers - set(sizes)
-    return PassPlan(False, passes)
+    return PassPlan(keep_groups, passes)
+
+
+def _stages(layers: Sequence[LayerKey], count: int) -> Iterator[Sequence[LayerKey]]:
+    """About equally many layers each; at least one stage."""
+    count = max(1, min(count, len(layers)))
+    for i in range(count):
+        yield layers[i * len(layers) // count : (i + 1) * len(layers) // count]
+
+
+def _fitting(layers: Sequence[LayerKey], sizes: Mapping[LayerKey, int], limit: float) -> Iterator[list[LayerKey]]:
+    part: list[LayerKey] = []
+    for layer in layers:
+        if part and sum(sizes[other] for other in part) + sizes[layer] > limit:
+            yield part
+            part = []
+        part.append(layer)
+    yield part
 
 
 def _moment_bytes(module: nn.Module) -> int:
@@ -75,25 +88,20 @@ def _moment_bytes(module: nn.Module) -> int:
 
 @torch.no_grad()
 def quantize_in_place(
-    models: Mapping[str, nn.Module], statistics: Any, bits: Mapping[LayerKey, int], config: DiffusionQuantConfig
+    models: Mapping[str, nn.Module],
+    statistics: Any,
+    bits: Mapping[LayerKey, int],
+    config: DiffusionQuantConfig,
+    modality: str,
 ) -> None:
-    """Give the measured layers the weights that rounding leaves of them, so that later passes see their errors."""
-    for (component, name), numbers in statistics.layers():
+    """Give the measured layers the weights that a run leaves of them, so that later passes see their errors."""
+    options = json.dumps(config.to_dict())
+    for (component, name), _ in statistics.layers():
         module: Any = models[component].get_submodule(name.removesuffix(".weight"))
-        weight = module.weight.movedim(1, 0) if isinstance(module, TRANSPOSED) else module.weight
-        parts = []
-        for part, number in zip(weight.float().chunk(len(numbers)), numbers, strict=True):
-            layer = quantize_layer(
-                part.contiguous().numpy(),
-                statistics.input(number).second_moment(),
-                bits[component, name],
-                config.group_size,
-                rounds=config.rounding_rounds,
-                dampening=config.dampening,
-                num_threads=config.num_threads,
-            )
-            parts.append(torch.from_numpy(layer.dequantize()))
-        values = torch.cat(parts)
+        weight = (module.weight.movedim(1, 0) if isinstance(module, TRANSPOSED) else module.weight).float()
+        matrix = weight.reshape(len(weight), -1).contiguous().numpy()
+        rounded = core.round_layer(matrix, component, name, bits[component, name], statistics, modality, options)
+        values = torch.from_numpy(rounded).reshape(weight.shape)
         module.weight.copy_(values.movedim(0, 1) if isinstance(module, TRANSPOSED) else values)
 
 

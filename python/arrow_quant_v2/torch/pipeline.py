@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrow_quant_v2.calibration import CALIBRATION_FILE, model_fingerprint, quantized_layers
+from arrow_quant_v2.calibration import CALIBRATION_FILE, detected_modality, model_fingerprint, quantized_layers
 from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError, CorruptFileError, UnsupportedModelError
 from arrow_quant_v2.model_file import read_json
@@ -82,7 +82,8 @@ def collect_pipeline(
         pipeline = load_pipeline(pathlib.Path(model_path))
     calls = [_call(pipeline, prompt, num_inference_steps) for prompt in prompts]
     models = {component: getattr(pipeline, component) for component in components}
-    run = StatisticsRun(models, bits, time_span(pipeline, components, calls[0]), config)
+    span = time_span(pipeline, components, calls[0])
+    run = StatisticsRun(models, bits, span, config, modality=detected_modality(model_path, config))
 
     def drive(collectors: Sequence[ActivationCollector], report: ProgressCallback | None) -> int:
         for number, call in enumerate(calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -51,6 +52,7 @@ class StatisticsRun:
         bits: of every layer that is quantized.
         time_span: times lie in [0, time_span].
         time_of, mask_token_id: see ActivationCollector.
+        modality: of the model, "" where it is not known: earlier layers are quantized as a run would do it.
     """
 
     def __init__(
@@ -61,11 +63,15 @@ class StatisticsRun:
         config: DiffusionQuantConfig,
         time_of: TimeFunction | None = None,
         mask_token_id: int | None = None,
+        modality: str = "",
     ) -> None:
         self.boundaries = seen_boundaries(time_span, config)
         self._models = models
         self._bits = bits
         self._config = config
+        self._modality = modality
+        # Of the models, with the layers of earlier stages quantized; None: nothing is corrected.
+        self._twins: dict[str, nn.Module] | None = None
         self._options: dict[str, Any] = {"time_of": time_of, "mask_token_id": mask_token_id}
         self._plan = plan_passes(models, set(bits), len(self.boundaries) - 1, config)
         self._reached: set[LayerKey] = set()
@@ -95,8 +101,12 @@ class StatisticsRun:
         if self._parts is None:
             self._parts = PartsFile()
         self._parts.append(self._statistics)
-        if not last:
-            quantize_in_place(self._models, self._statistics, self._bits, self._config)
+        if last:
+            return
+        models = self._models
+        if self._config.calibration_stages > 1:
+            models = self._twins = self._twins or {name: copy.deepcopy(model) for name, model in models.items()}
+        quantize_in_place(models, self._statistics, self._bits, self._config, self._modality)
 
     def _collectors(self, layers: set[LayerKey]) -> list[ActivationCollector]:
         """One for each model, with statistics in common."""
@@ -112,6 +122,7 @@ class StatisticsRun:
                     seed=self._config.seed,
                     num_threads=self._config.num_threads,
                     statistics=found[0].statistics if found else None,
+                    twin=self._twins[component] if self._twins else None,
                     **self._options,
                 )
             )
@@ -123,9 +134,11 @@ class StatisticsRun:
             note = (
                 f"{facts['description']} in {self.passes} passes, each after the layers of those before were quantized"
             )
+            note += " beside the float model" if self._twins else ""
             facts = {**facts, "description": note}
         unreached = sorted(name if not component else f"{component}.{name}" for component, name in self._unreached())
-        facts = {**facts, "passes": self.passes, "unreached": unreached}
+        stages = self._config.calibration_stages
+        facts = {**facts, "passes": self.passes, "stages": stages, "unreached": unreached}
         if self._parts is not None:
             statistics = self._parts.close(json.dumps(facts), sensitivity)
             return Collected(statistics, facts, facts["description"], self._parts)

@@ -75,6 +75,19 @@ Energies EnergiesOnRows(MatrixView<const float> w, MatrixView<const float> e, Ma
           Kernels().dot(errors.data(), errors.data(), n)};
 }
 
+// W x_f - Q x = W (x_f - x) + (W - Q) x would need three products; here the error is the difference of two outputs.
+Energies EnergiesAgainst(MatrixView<const float> w, MatrixView<const float> q, MatrixView<const float> reference,
+                         MatrixView<const float> x) {
+  AlignedVector<float> outputs(static_cast<std::size_t>(x.rows * w.rows));
+  AlignedVector<float> errors(outputs.size());
+  Gemm<float>(Transpose::kNo, Transpose::kYes, 1, reference, w, 0, {outputs.data(), x.rows, w.rows});
+  Gemm<float>(Transpose::kNo, Transpose::kYes, -1, x, q, 0, {errors.data(), x.rows, w.rows});
+  for (std::size_t i = 0; i < errors.size(); ++i) errors[i] += outputs[i];
+  const std::size_t n = outputs.size();
+  return {Kernels().dot(outputs.data(), outputs.data(), n), Kernels().dot(outputs.data(), errors.data(), n),
+          Kernels().dot(errors.data(), errors.data(), n)};
+}
+
 }  // namespace
 
 OutputSums MeasureOutput(MatrixView<const float> weight, MatrixView<const float> quantized, const float* hessian,
@@ -93,6 +106,16 @@ OutputSums MeasureOutputOnRows(MatrixView<const float> weight, MatrixView<const 
   const MatrixView<const float> inputs(x, n, weight.cols);
   const auto parts = ForBlocks(n, num_threads, [&](std::int64_t begin, std::int64_t count) {
     return EnergiesOnRows(weight, e, inputs.Rows(begin, count));
+  });
+  return ToSums(parts, n > 0 ? 1 / static_cast<double>(n) : 0);
+}
+
+OutputSums MeasureOutputAgainst(MatrixView<const float> weight, MatrixView<const float> quantized,
+                                const float* reference, const float* x, std::int64_t n, int num_threads) {
+  const MatrixView<const float> float_rows(reference, n, weight.cols);
+  const MatrixView<const float> rows(x, n, weight.cols);
+  const auto parts = ForBlocks(n, num_threads, [&](std::int64_t begin, std::int64_t count) {
+    return EnergiesAgainst(weight, quantized, float_rows.Rows(begin, count), rows.Rows(begin, count));
   });
   return ToSums(parts, n > 0 ? 1 / static_cast<double>(n) : 0);
 }

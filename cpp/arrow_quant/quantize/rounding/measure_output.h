@@ -24,4 +24,9 @@ OutputSums MeasureOutput(MatrixView<const float> weight, MatrixView<const float>
 OutputSums MeasureOutputOnRows(MatrixView<const float> weight, MatrixView<const float> quantized, const float* x,
                                std::int64_t n, int num_threads);
 
+// The same where the quantized layer has other inputs than the float one: outputs W x_f of the float model against Q x,
+// `reference` being the rows x_f [n, cols] in the places of x.
+OutputSums MeasureOutputAgainst(MatrixView<const float> weight, MatrixView<const float> quantized,
+                                const float* reference, const float* x, std::int64_t n, int num_threads);
+
 }  // namespace arrow_quant
