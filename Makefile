@@ -148,6 +148,7 @@ lint: build ## ruff, mypy, clang-format, module layers, links of documents
 	@$(PY) tools/check_layers.py
 	@$(PY) tools/check_docs.py
 	@PYTHONPATH=python $(PY) tools/generate_config_docs.py --check
+	@PYTHONPATH=python $(PY) tools/make_troubleshooting.py --check
 	@echo "==> clang-tidy (files without Arrow; make tidy does all)"
 	@$(PY) tools/run_clang_tidy.py --jobs $(JOBS)
 
@@ -171,6 +172,17 @@ robustness: build ## rewrite docs/robustness.md from what the program does with 
 docs: $(VENV)/.runtime ## check the links of the Markdown documents
 	@echo "==> checking the links of the documents"
 	@$(PY) tools/check_docs.py
+
+$(VENV)/.docs: requirements/docs.txt requirements/constraints.txt
+	@tools/setup_venv.sh $(VENV) requirements/docs.txt
+	@touch $@
+
+# The variable silences an advertisement of another program.
+.PHONY: site
+site: $(VENV)/.docs ## build the documents as a site into build/site; warnings are errors
+	@echo "==> building the site in build/site"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@$(PY) tools/check_site.py build/site
 
 # A forced OpenBLAS core type would slow numpy and flatter us.
 .PHONY: bench

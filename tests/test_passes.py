@@ -234,7 +234,7 @@ def test_later_stages_see_what_a_run_leaves(demo_model, tmp_path):
     late = [target for target in targets.values() if target is not None]
     assert len(late) >= len(targets) // 2
     assert any(target["corrected"] for target in late)
-    assert all(target["inherited_error"] > 0 and target["error"] > 0 for target in late)
+    assert all(target["inherited_error"] >= 0 and target["error"] > 0 for target in late)
 
 
 def test_a_twin_that_takes_another_way_has_no_drift_there():

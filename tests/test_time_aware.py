@@ -418,6 +418,18 @@ def test_what_cannot_be_done_is_refused(tmp_path, demo_model, quantized):
         load_quantized(tmp_path / "q", activations="int8")
 
 
+def test_a_call_that_records_gradients_gives_the_same(quantized):
+    model = load_quantized(quantized, torch.float32, activations="int8")
+    generator = torch.Generator().manual_seed(0)
+    call = {
+        "hidden_states": torch.randn(1, 1, 28, 28, generator=generator), "timestep": torch.tensor([400]),
+        "class_labels": torch.tensor([3]),
+    }  # fmt: skip
+    with torch.no_grad():
+        expected = model(**call).sample
+    assert torch.equal(model(**call).sample.detach(), expected)
+
+
 def test_a_failed_call_leaves_no_time_behind(quantized):
     model = load_quantized(quantized, torch.float32, activations="int8")
     with pytest.raises(Exception):  # noqa: B017, PT011

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from arrow_quant_v2 import ArrowQuantV2, ConfigurationError, DiffusionQuantConfig, QuantizedModel
 
@@ -150,3 +152,16 @@ def test_without_time_awareness_there_is_none(source, tmp_path):
     result = ArrowQuantV2().quantize_diffusion_model(source, tmp_path / "q", config)
     assert not corrections(result)
     assert json.dumps(result)
+
+
+def test_the_columns_are_as_the_format_says(result):
+    """docs/format.md: K + 1 times, and K gains (null: ones) and biases for each output channel."""
+    (file,) = pathlib.Path(result["quantized_path"]).glob("*.parquet")
+    kinds = {name: c["kind"] for name, c in corrections(result).items()}
+    for row in pq.read_table(file).to_pylist():
+        kind = kinds.get(row["layer_name"], "none")
+        groups = len(row["correction_boundaries"] or [0.0]) - 1
+        values = groups * row["shape"][row["quant_axis"] or 0] if groups else 0
+        assert (groups > 0) is (kind != "none")
+        assert len(row["time_beta"] or []) == values
+        assert len(row["time_gamma"] or []) == (values if kind == "gain_and_bias" else 0)

@@ -82,6 +82,17 @@ class ArrowQuantV2:
             with bytes and error of every width), warnings, resumed_tensors (that an interrupted run had finished),
             quantization_time_s,
             peak_memory_mb.
+
+        Raises:
+            ModelNotFoundError: nothing is at ``model_path``, or no weights.
+            CorruptFileError: a file that breaks its format; names it, and the tensor.
+            MetadataError: nothing tells the modality of the model.
+            UnsupportedModelError: a valid model that cannot be quantized: pickles, one of another quantizer.
+            ConfigurationError: a wrong option, or an output that may not be replaced.
+            QuantizationError: NaN or infinity in a weight, unless ``on_nonfinite`` is "keep".
+            ValidationError: a layer below ``min_accuracy`` where ``fail_fast`` is set.
+            ResourceError: disk, memory, permissions, or another run has the output.
+            CancelledError: ``should_stop`` was true.
         """
         config = config or DiffusionQuantConfig()
         if isinstance(calibration, (str, os.PathLike)):
@@ -182,7 +193,20 @@ class ArrowQuantV2:
         progress_callback: ProgressCallback | None = None,
         should_stop: StopQuestion | None = None,
     ) -> dict[str, Any]:
-        """Quantize any model at the given width, without a quality threshold. Result as quantize_diffusion_model."""
+        """Quantize any model at the given width, without a quality threshold.
+
+        Args:
+            model_path: as for quantize_diffusion_model.
+            output_path: as there.
+            bit_width: 2, 3, 4 or 8.
+            group_size: weights of a row that share a scale: 16, 32, 64, 128, 256, or -1 for whole rows.
+            overwrite: replace a model that is there.
+            resume: False to begin anew.
+            progress_callback: called as (message, fraction in [0, 1]).
+            should_stop: asked about every 50 ms.
+
+        Returns and raises what quantize_diffusion_model does.
+        """
         config = DiffusionQuantConfig(bit_width=bit_width, group_size=group_size, min_accuracy=0.0)
         return ArrowQuantV2("base").quantize_diffusion_model(
             model_path, output_path, config, overwrite=overwrite, resume=resume,
@@ -205,9 +229,22 @@ class ArrowQuantV2:
         from that; a run with ``from_plan`` then needs not measure again.
 
         Args:
-            calibration, progress_callback, should_stop: of mixed precision; as for quantize_diffusion_model.
+            model_path: as for quantize_diffusion_model.
+            config: as there.
+            calibration, progress_callback, should_stop: of mixed precision; as there.
             save_to: a file for the plan, as JSON. Bits (16 keeps a tensor), group_size and method of its entries may be
                 edited; the configuration's ``from_plan`` takes it back.
+
+        Returns:
+            The keys of quantize_diffusion_model's result: layers with bits, group_size, tail (columns of the last
+            group of a row) and stored_bytes, kept with reason, calibration (what would run). Figures that need values
+            say nothing. Sizes are upper estimates: files are compressed.
+
+        Raises:
+            ModelNotFoundError: nothing is at ``model_path``, or no weights.
+            CorruptFileError: a header that breaks its format.
+            MetadataError: nothing tells the modality of the model.
+            UnsupportedModelError: a valid model that cannot be quantized.
         """
         config = config or DiffusionQuantConfig()
         if isinstance(calibration, (str, os.PathLike)):
@@ -267,13 +304,20 @@ class ArrowQuantV2:
         """Compare the weights on disk, tensor by tensor, and on request what the whole models answer.
 
         Args:
+            original_path: the source, as it was given to quantize_diffusion_model.
+            quantized_path: what came out.
             min_accuracy: least weight cosine of a layer, and least cosine of the whole model's outputs at any time
                 (there 0.9 where it is None).
             forward_samples: run both models on so many samples that calibration has not seen: some steps of the float
                 model's own sampling, or ``data`` (with columns and split), or ``calls``; see
                 arrow_quant_v2.torch.evaluate. Needs PyTorch. None compares weights alone.
+            data: real samples for it, as for calibration; best others than those.
+            columns: of data, by what they hold.
+            split: of a data set by name.
+            calls: arguments of forward calls, each a mapping, a tuple or a tensor.
             seed: of noise, classes and masks.
             progress_callback: called as (message, fraction in [0, 1]) before each forward call.
+            should_stop: asked between tensors and calls; once it is true the run ends with CancelledError.
 
         Returns what arrow_quant_v2.validate.validate does; with ``forward_samples`` also ``forward``, see
         arrow_quant_v2.torch.evaluation.forward.check_forward, which has to pass too, and is None where tensors are

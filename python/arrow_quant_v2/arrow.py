@@ -42,6 +42,10 @@ def quantize_arrow(
             ``layer_name`` and ``shape``; or one weight: an array of numbers, of fixed-size lists (a matrix), of
             tensors, of lists of one length. Objects of other libraries are taken through the Arrow C Data Interface.
             float32 buffers are read where they lie; chunked single arrays are joined first.
+        bit_width: 2, 3, 4 or 8.
+        group_size: at least 1, or -1 for one group per output channel.
+        fit: "min_max" or "fitted".
+        num_threads: 0 for all.
 
     Returns:
         A table with a row and a chunk for each weight: layer_name, shape, bit_width, group_size, quantized_data (codes,
@@ -49,8 +53,9 @@ def quantize_arrow(
         are those that the core wrote.
 
     Raises:
-        ConfigurationError (a ValueError): no Arrow data, a column is missing, a wrong argument. ShapeMismatchError: no
-        rows, a shape that does not fit. QuantizationError: NaN, Inf, nulls.
+        ConfigurationError: no Arrow data, a column is missing, a wrong argument.
+        ShapeMismatchError: no rows, a shape that does not fit.
+        QuantizationError: NaN, Inf, nulls.
     """
     if not is_table(weights):
         if not (isinstance(weights, pa.Array | pa.ChunkedArray) or hasattr(weights, "__arrow_c_array__")):
@@ -67,7 +72,8 @@ def dequantize_arrow(table: Any) -> pa.Table:
     """Values of what quantize_arrow made: layer_name, shape and weights (float32), a row and a chunk for each weight.
 
     Raises:
-        ConfigurationError: no Arrow table, a column is missing. ShapeMismatchError: codes, scales and shape do not fit.
+        ConfigurationError: no Arrow table, a column is missing.
+        ShapeMismatchError: codes, scales and shape do not fit.
     """
     table = as_table(table)
     missing = [name for name in QUANTIZED_SCHEMA.names if name not in table.column_names]

@@ -36,13 +36,18 @@ def quantize_batch(
     Args:
         weights: a dict or an iterable of (name, weight), each a numpy or Arrow array; or an Arrow table with the
             columns layer_name, weights and shape, as for quantize_arrow. float32 in C order is read where it lies.
+        bit_width: 2, 3, 4 or 8.
+        group_size: at least 1, or -1 for one group per output channel.
+        fit: "min_max" or "fitted".
+        num_threads: 0 for all.
         continue_on_error: collect the errors of single weights in the result instead of raising the first. A wrong
             argument is raised all the same.
         progress_callback: called as (name, fraction in [0, 1]) after each weight.
 
     Raises:
-        ConfigurationError: a wrong argument, a name that occurs twice. QuantizationError, ShapeMismatchError: of a
-        weight, with its name.
+        ConfigurationError: a wrong argument, a name that occurs twice.
+        QuantizationError: NaN or Inf in a weight, with its name.
+        ShapeMismatchError: of a weight, with its name.
     """
     quantize_layer(
         np.zeros((1, 1), np.float32), None, bit_width, group_size, fit=fit

@@ -184,6 +184,7 @@ class DiffusionQuantConfig:
     calibration: str = PROFILE_DEFAULT
     calibration_samples: int = PROFILE_DEFAULT
     calibration_stages: int = PROFILE_DEFAULT
+    allow_remote_code: bool = PROFILE_DEFAULT
     objective: str = PROFILE_DEFAULT
 
     enable_time_aware: bool = PROFILE_DEFAULT

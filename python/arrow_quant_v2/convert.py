@@ -28,11 +28,20 @@ def convert(
     """Convert a Parquet model of an older layout to ours.
 
     The older layouts' groups cannot be expressed in ours, so weights are expanded to float32 and rounded again: with
-    ``config`` None each layer to its own width (group size 64), without a quality threshold
-    or activations. Result as
+    ``config`` None each layer to its own width (group size 64), without a quality threshold or activations. Result as
     quantize_diffusion_model; its cosine tells what the second rounding cost.
 
+    Args:
+        source: a directory of Parquet files, or one.
+        output: a directory that does not exist or is empty, unless ``overwrite``.
+        config: None, or what to round to.
+        overwrite: replace a model that is there.
+        msb_first: see QuantizedModel.
+        progress_callback: called as (message, fraction in [0, 1]).
+
     Raises:
+        ModelNotFoundError: there is no Parquet model.
+        CorruptFileError: a file that breaks its layout.
         UnsupportedModelError: the model is in our layout already and ``config`` is None.
     """
     model = QuantizedModel(source, msb_first=msb_first)

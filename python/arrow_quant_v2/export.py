@@ -39,6 +39,11 @@ def export_safetensors(
 
     Returns:
         The files of weights. One file's tensors are in memory at a time.
+
+    Raises:
+        ConfigurationError: another dtype, or an output that may not be replaced.
+        ModelNotFoundError: there is no quantized model.
+        CorruptFileError: a damaged file.
     """
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ConfigurationError(f"dtype is {dtype!r}. Use float16, bfloat16 or float32.", code="configuration")
@@ -54,6 +59,11 @@ def export_v2_extended(
     quantized: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Write the older Parquet V2 Extended: one file per tensor, one byte per weight, for readers that know no packing.
+
+    Args:
+        quantized: a model in our layout or an older one.
+        output: a directory that does not exist or is empty, unless ``overwrite``.
+        overwrite: replace a model that is there.
 
     Returns:
         files, bytes, and max_error: the largest change of a weight. Each slice along axis 0 has 256 levels, so a

@@ -84,6 +84,12 @@ def quantize_layer(
 ) -> QuantizedLayer:
     """Quantize a weight [out, in, ...], grouped along the flattened input axes.
 
+    Rounding with a hessian H makes tr(E H E^T) small, E being the error of the weight: error feedback by LDLQ (Chee et
+    al. 2023, "QuIP", equation 4), which equals GPTQ (Frantar et al. 2023), then rounds of grids refitted by least
+    squares and of coordinate descent (Behdin et al. 2023, "QuantEase", update 6; Nair and Suggala 2024, "CDQuant").
+    Residual binary grids begin with the alternating multi-bit fit of Xu et al. 2018. column_scales follow SmoothQuant
+    (Xiao et al. 2023) and AWQ (Lin et al. 2024).
+
     Args:
         weight: array-like or an Arrow array, at least 1-D, not empty, finite. float32 in C order is read where it lies,
             anything else is converted to it.
@@ -103,8 +109,12 @@ def quantize_layer(
             large input column does not coarsen its group's grids; costs 32 / rows bits a weight.
         num_threads: 0 for all. Any number gives the same bytes.
 
+    Returns:
+        The codes and grids, and a report of how well they fit.
+
     Raises:
-        ShapeMismatchError: an empty weight, or a hessian of another shape. QuantizationError: NaN or Inf.
+        ShapeMismatchError: an empty weight, or a hessian of another shape.
+        QuantizationError: NaN or Inf.
         ConfigurationError: a wrong argument, no real numbers.
     """
     array, matrix = _as_matrix(weight)

@@ -127,7 +127,10 @@ class QuantizedModel:
         msb_first: for 2-bit files of tools that put the first code into the high bits of a byte.
 
     Raises:
-        ModelNotFoundError, CorruptFileError, ShapeMismatchError, UnsupportedModelError.
+        ModelNotFoundError: nothing is at ``path``, or no Parquet file.
+        CorruptFileError: a file is damaged, or another than the manifest says.
+        ShapeMismatchError: of a tensor, between its columns.
+        UnsupportedModelError: a newer format version, or an unknown packing or grid.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, msb_first: bool = False) -> None:

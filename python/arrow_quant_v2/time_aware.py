@@ -135,7 +135,8 @@ class TimeAwareQuantizer:
             taps: columns of each input channel: positions of a convolution's kernel.
             column_scales: [cols] that the input is multiplied by before it becomes codes.
 
-        Raises ShapeMismatchError where samples never reached the layer or the statistics do not fit the weight.
+        Raises:
+            ShapeMismatchError: samples never reached the layer, or the statistics do not fit the weight.
         """
         scales = None if column_scales is None else to_float32(column_scales)
         values = self._core.ranges(_matrix(weight), statistics, component, layer, taps, scales)
@@ -144,7 +145,21 @@ class TimeAwareQuantizer:
     def corrections(
         self, weight: npt.ArrayLike, quantized: npt.ArrayLike, statistics: Any, layer: str, component: str = ""
     ) -> TimeCorrection:
-        """Gains and biases that pay for what became of a weight, both [rows, cols]. Raises as ranges."""
+        """Gains and biases that pay for what became of a weight.
+
+        The bias makes the mean output of a time group exact (Nagel et al. 2019, "Data-Free Quantization through Weight
+        Equalization and Bias Correction", equation 18, for each group).
+
+        Args:
+            weight: [rows, cols].
+            quantized: what became of it, [rows, cols].
+            statistics: as for ranges.
+            layer: name of the weight tensor in them.
+            component: of a pipeline.
+
+        Raises:
+            ShapeMismatchError: as ranges.
+        """
         want = _matrix(weight)
         values = self._core.corrections(want, _matrix(quantized), statistics, component, layer)
         biases = values["biases"].reshape(-1, len(want))

@@ -90,6 +90,7 @@ struct DiffusionQuantConfig {
   std::string calibration = "auto";
   int calibration_samples = 128;
   int calibration_stages = 1;
+  bool allow_remote_code = false;
   std::string objective = "trajectory";
 
   // Time-aware quantization.

@@ -142,6 +142,9 @@ std::vector<ConfigField> CalibrationFields() {
        "Stages in which layers are calibrated, in their order; those of a later stage see the inputs that the quantized "
        "layers of earlier ones leave, and make up for the difference from the float model where held-out samples gain. "
        "Each stage after the first is a run of the samples through both models."},
+      {"allow_remote_code", kCalibration, &Member<&Config::allow_remote_code>, Any(),
+       "Run Python code from the model's folder where its config.json needs it to build the model (auto_map). Such code "
+       "can do whatever you can do."},
       {"objective", kCalibration, &Member<&Config::objective>, OneOf({"trajectory", "detail"}),
        "What time weights favour: the whole picture (noisy steps), or fine detail (late steps)."},
   };

@@ -23,6 +23,9 @@ DataOption = Annotated[
 ColumnOption = Annotated[
     list[str] | None, typer.Option(help="NAME of the column of samples, or COLUMN=NAME; may be repeated.")
 ]
+RemoteCodeOption = Annotated[
+    bool | None, typer.Option("--allow-remote-code", help="Run Python code in the model's folder to build the model.")
+]
 SplitOption = Annotated[str | None, typer.Option(help="Of a Hugging Face data set; default train.")]
 
 
@@ -39,6 +42,7 @@ def evaluate(
         int, typer.Option(help="Unusable rows to skip before it is an error.")
     ] = DEFAULT_MAX_BAD_ROWS,
     output: Annotated[pathlib.Path | None, typer.Option("--out", help="Also write the result, JSON, there.")] = None,
+    allow_remote_code: RemoteCodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what the float and the quantized model make from the same seed: pictures, sounds, or text."""
@@ -50,7 +54,8 @@ def evaluate(
     with progress_reporter(quiet=as_json, title="evaluating") as report:
         result = compare(
             original, quantized, samples, seed, activations, data=data, columns=column_names(column or []),
-            split=split, max_bad_rows=max_bad_rows, progress_callback=report,
+            split=split, max_bad_rows=max_bad_rows, allow_remote_code=bool(allow_remote_code),
+            progress_callback=report,
         )  # fmt: skip
     if output is not None:
         _write(output, result)

@@ -29,6 +29,7 @@ from arrow_quant_v2.cli.evaluate import (
     ColumnOption,
     DataOption,
     JsonOption,
+    RemoteCodeOption,
     SplitOption,
     evaluate,
     refuse_columns_without_data,
@@ -91,6 +92,7 @@ def quantize(
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop at a layer below min accuracy.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a layer fell back.")] = False,
+    allow_remote_code: RemoteCodeOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output, and what another interrupted run has left.")
     ] = False,
@@ -125,6 +127,7 @@ def quantize(
         "calibration_samples": samples, "enable_mixed_precision": mixed_precision, "target_size_mb": target_size_mb,
         "target_error": target_error, "from_plan": None if from_plan is None else str(from_plan),
         "strict": strict or None,
+        "allow_remote_code": allow_remote_code,
     }  # fmt: skip
     options = _config(config, profile, given)
     if show_config:
@@ -184,10 +187,12 @@ def calibrate(
     profile: Annotated[str | None, typer.Option(help="edge, local or cloud.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="YAML file of options.")] = None,
     threads: Annotated[int | None, typer.Option(help="0 for all CPUs.")] = None,
+    allow_remote_code: RemoteCodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Keep what a model's layers see on your data or, without, on its own sampling, for later runs of quantize."""
-    options = _config(config, profile, {"calibration_samples": samples, "num_threads": threads})
+    given = {"calibration_samples": samples, "num_threads": threads, "allow_remote_code": allow_remote_code}
+    options = _config(config, profile, given)
     with needs_extra("calibrate", "torch"):
         from arrow_quant_v2.torch import calibrate_model
     if data is None and (column or split or unmasked):

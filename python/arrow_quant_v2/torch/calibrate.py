@@ -26,14 +26,15 @@ from arrow_quant_v2.torch.statistics_run import Collected, StatisticsRun
 from arrow_quant_v2.torch.synthetic import BATCH, SelfSampling, find_mask_token, load_scheduler, self_sampling
 
 
-def load_float_model(path: str | os.PathLike[str]) -> nn.Module:
-    """The unquantized model of a folder with config.json, float32, in eval mode; no code from the folder is run.
+def load_float_model(path: str | os.PathLike[str], allow_remote_code: bool = False) -> nn.Module:
+    """The unquantized model of a folder with config.json, float32, in eval mode; code from the folder is run only when
+    it is allowed.
 
     Raises MetadataError, UnsupportedModelError, ModelNotFoundError.
     """
     root = pathlib.Path(path)
     root = root if root.is_dir() else root.parent
-    model = build_model(root)
+    model = build_model(root, allow_remote_code)
     source = SafetensorsSource(pathlib.Path(path))
     if len({component for component, _ in source.names()}) != 1:
         raise UnsupportedModelError(
@@ -72,7 +73,7 @@ def sample_model(
     model_path: str | os.PathLike[str], config: DiffusionQuantConfig, progress: ProgressCallback | None = None
 ) -> Collected:
     """Calibrate a model on its own sampling: denoising trajectories, or unmasking from full mask."""
-    model = load_float_model(model_path)
+    model = load_float_model(model_path, config.allow_remote_code)
     sampling = self_sampling(model, pathlib.Path(model_path))
     run = _Run(model, model_path, config, sampling.time_span, sampling.mask_token_id)
     count = config.calibration_samples
@@ -88,7 +89,7 @@ def collect_data(
     progress: ProgressCallback | None,
 ) -> Collected:
     """Calibrate a model on real data: text that is masked, or images, sounds and latents that are noised."""
-    model = load_float_model(model_path)
+    model = load_float_model(model_path, config.allow_remote_code)
     data = data_calls(model, pathlib.Path(model_path), source, config.calibration_samples, config.seed)
     run = _Run(model, model_path, config, data.time_span, data.mask_token_id)
     count = run.forward(data.calls, config.calibration_samples, progress)
@@ -108,7 +109,7 @@ def collect_samples(
     time_of: TimeFunction | None = None,
 ) -> Collected:
     """Calibrate a model on forward calls that the caller gives."""
-    model = load_float_model(model_path)
+    model = load_float_model(model_path, config.allow_remote_code)
     mask_token_id = find_mask_token(model, pathlib.Path(model_path))
     if time_span is None:
         span = 1.0 if mask_token_id is not None else load_scheduler(pathlib.Path(model_path)).config.num_train_timesteps
@@ -215,7 +216,10 @@ def calibrate_model(
         data: real data; see arrow_quant_v2.calibration_data.open_data.
         samples: arguments of forward calls, each a mapping, a tuple or a tensor; at most calibration_samples.
         prompts: texts, or classes, for a diffusers pipeline; see arrow_quant_v2.torch.pipeline.calibrate_pipeline.
-        columns, split, max_bad_rows, mask: of data; see arrow_quant_v2.torch.data_sources.DataSource.
+        columns: of data, by what they hold: {"image": "jpg"}; see arrow_quant_v2.torch.data_sources.DataSource.
+        split: of a data set by name.
+        max_bad_rows: of data that cannot be used; more are an error.
+        mask: mask text, as the model meets it; False is for comparisons.
         time_span: of samples: times lie in [0, time_span]; default that of the model's scheduler, 1 for a masked
             language model.
         time_of: of samples; (args, kwargs) -> time of a call, where its arguments do not tell it.

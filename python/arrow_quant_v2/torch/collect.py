@@ -225,7 +225,17 @@ def collect_activations(
     """Run ``samples`` through ``model`` and return the collector with its statistics.
 
     Each sample holds the arguments of one forward call: a mapping of keyword arguments, a tuple of positional ones, or
-    one tensor. Other options are those of ActivationCollector. Raises ConfigurationError when there is no sample.
+    one tensor. Other options are those of ActivationCollector.
+
+    Args:
+        model: the module whose forward is called.
+        samples: arguments of the calls.
+        boundaries: of the time groups, ascending; see arrow_quant_v2.calibration.time_boundaries.
+        max_samples: calls at most; None for all.
+        options: of ActivationCollector.
+
+    Raises:
+        ConfigurationError: there is no sample.
     """
     collector = ActivationCollector(model, boundaries, **options)
     count = 0

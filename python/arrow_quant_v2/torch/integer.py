@@ -176,6 +176,7 @@ class IntegerLinear(_IntegerWeight, PackedLinear):
         PackedLinear.__init__(self, source, weight)
         self._prepare(stored, bits, self.in_features, 1, keep)
 
+    @torch.no_grad()  # rounding has no gradient to give
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch = x.shape[0] if x.dim() > 1 else 1
         rows = x.reshape(batch, -1, self.in_features)
@@ -212,6 +213,7 @@ class IntegerConv(_IntegerWeight, PackedConv):
     def _module(self) -> Any:
         return self.__dict__["_source"]
 
+    @torch.no_grad()  # rounding has no gradient to give
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         if output_size is not None:
             raise UnsupportedModelError("output_size of a transposed convolution is not supported with activations.")

@@ -42,7 +42,7 @@ def sensitivity_of_layers(
     Raises UnsupportedModelError, MetadataError, ModelNotFoundError, ShapeMismatchError where it cannot be built or
     sampled.
     """
-    model = load_float_model(model_path)
+    model = load_float_model(model_path, config.allow_remote_code)
     sampling = self_sampling(model, pathlib.Path(model_path))
     modules = dict(model.named_modules())
     inputs = {name: numbers for (component, name), numbers in statistics.layers() if not component and name in layers}

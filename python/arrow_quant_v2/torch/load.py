@@ -17,6 +17,7 @@ from arrow_quant_v2.torch.activations import ACTIVATION_BITS
 from arrow_quant_v2.torch.correction import add_correction
 from arrow_quant_v2.torch.integer import make_integer
 from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_packed
+from arrow_quant_v2.torch.remote_code import remote_model
 from arrow_quant_v2.torch.synthetic import find_mask_token
 from arrow_quant_v2.torch.time_state import follow_time
 
@@ -39,6 +40,14 @@ def load_state_dict(path: str | pathlib.Path, dtype: torch.dtype | None = None) 
 
     Quantized tensors come as the source's dtype (or ``dtype``), kept ones unchanged (floating-point ones as ``dtype``
     when it is given). In a pipeline names are prefixed with "component.".
+
+    Args:
+        path: a directory that arrow-quant quantize wrote.
+        dtype: of all floating-point tensors; None for the source's.
+
+    Raises:
+        ModelNotFoundError: there is no quantized model.
+        CorruptFileError: a damaged file.
     """
     result: dict[str, torch.Tensor] = {}
     for stored in QuantizedModel(path):
@@ -57,6 +66,9 @@ def load_quantized(
     device: str | torch.device = "cpu",
     expand: bool = False,
     activations: str | None = None,
+    *,
+    model: nn.Module | None = None,
+    allow_remote_code: bool = False,
 ) -> nn.Module:
     """The diffusers or transformers model of config.json with quantized weights, in eval mode.
 
@@ -70,16 +82,20 @@ def load_quantized(
             would, in the static ranges of the file: codes, exact integer sums, scales per group. "int6" and "int4" are
             the same with coarser codes over the same ranges, for study. Layers follow the timestep (or mask ratio) of
             the model's call by themselves; see arrow_quant_v2.torch.timestep. A layer without ranges takes one of each
-            row, with a warning.
+            row, with a warning. Such layers give no gradients.
+        model: a module of the same class as the source's, whose weights are replaced; it is returned. For models that
+            neither library can build.
+        allow_remote_code: run the Python code in the directory where config.json's ``auto_map`` names it. It can do
+            whatever you can do; look at it first.
 
     Raises:
         ConfigurationError: another value of ``activations``.
         UnsupportedModelError: activations are asked for and the file has no ranges at all.
-        MetadataError: config.json names no class of diffusers or transformers; use load_state_dict then.
+        MetadataError: config.json names no class of diffusers or transformers; give ``model`` then.
     """
     bits = _activation_bits(activations)
     root = pathlib.Path(path)
-    model = build_model(root)
+    model = build_model(root, allow_remote_code) if model is None else model
     stored = {tensor.name: tensor for tensor in QuantizedModel(root)}
     if bits is not None:
         _check_ranges(root, stored)
@@ -129,8 +145,12 @@ def _check_ranges(root: pathlib.Path, stored: dict[str, StoredTensor]) -> None:
         _log.warning("%d layers have no static ranges and take one of each row: %s", len(without), without[:3])
 
 
-def build_model(root: pathlib.Path) -> nn.Module:
-    """The model class of config.json with fresh weights; never code from the directory. Raises MetadataError."""
+def build_model(root: pathlib.Path, allow_remote_code: bool = False) -> nn.Module:
+    """The model class of config.json with fresh weights; code from the directory only when it is allowed.
+
+    Raises:
+        MetadataError: config.json is missing or names no class that may be used.
+    """
     config_path = root / "config.json"
     if not config_path.exists():
         raise MetadataError(f"{root}: no config.json. Use load_state_dict for a model without one.", file=str(root))
@@ -138,7 +158,10 @@ def build_model(root: pathlib.Path) -> nn.Module:
     if "_class_name" in config:
         return _diffusers_model(str(config["_class_name"]), config)
     if config.get("architectures"):
-        return _transformers_model(str(config["architectures"][0]), config)
+        name = str(config["architectures"][0])
+        if not hasattr(importlib.import_module("transformers"), name) and isinstance(config.get("auto_map"), dict):
+            return remote_model(root, config["auto_map"], name, allow_remote_code)
+        return _transformers_model(name, config)
     raise MetadataError(f"{config_path}: names no class. Use load_state_dict.", file=str(config_path))
 
 

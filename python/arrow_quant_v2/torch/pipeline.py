@@ -43,6 +43,9 @@ def calibrate_pipeline(
         prompts: one image each, at most config.calibration_samples: texts; class numbers for a pipeline of classes;
             mappings of the pipeline's own arguments. A pipeline that takes neither makes one image for each.
         output: default activation_statistics.parquet in the pipeline's folder.
+        config: calibration_samples, num_time_groups, seed, and which layers are quantized.
+        progress_callback: called as (message, fraction in [0, 1]).
+        model_path: folder of a pipeline that is given as an object.
         num_inference_steps: default the pipeline's.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -41,9 +42,13 @@ class ModelPair:
 
 
 def load_pair(
-    original: str | os.PathLike[str], quantized: str | os.PathLike[str], activations: str | None = None
+    original: str | os.PathLike[str],
+    quantized: str | os.PathLike[str],
+    activations: str | None = None,
+    allow_remote_code: bool = False,
 ) -> ModelPair:
-    """Load both models; ``activations`` as for load_quantized.
+    """Load both models; ``activations`` and ``allow_remote_code`` as for load_quantized. Both are built by the float
+    model's folder.
 
     Raises:
         UnsupportedModelError: a pipeline, or a file without the ranges that ``activations`` needs.
@@ -53,9 +58,11 @@ def load_pair(
     path = pathlib.Path(original)
     for given in (path, pathlib.Path(quantized)):
         _check_folder(given if given.is_dir() else given.parent)
-    reference = load_float_model(path)
+    reference = load_float_model(path, allow_remote_code)
     _check_tensors(reference, pathlib.Path(quantized))
-    candidate = load_quantized(pathlib.Path(quantized), dtype=torch.float32, activations=activations)
+    candidate = load_quantized(
+        pathlib.Path(quantized), dtype=torch.float32, activations=activations, model=copy.deepcopy(reference)
+    )
     return ModelPair(path, reference, candidate, find_mask_token(reference, path))
 
 

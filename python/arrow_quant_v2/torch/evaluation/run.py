@@ -31,6 +31,7 @@ def evaluate(
     max_bad_rows: int = DEFAULT_MAX_BAD_ROWS,
     calls: Iterable[Any] | None = None,
     time_of: TimeFunction | None = None,
+    allow_remote_code: bool = False,
     progress_callback: ProgressCallback | None = None,
     should_stop: StopQuestion | None = None,
 ) -> dict[str, Any]:
@@ -44,10 +45,14 @@ def evaluate(
         activations: None, "int8", "int6" or "int4", as for load_quantized.
         data: text for a masked language model; samples to noise for a denoiser, on which its output error is measured
             instead of on its own trajectories. What arrow_quant_v2.calibration_data.open_data takes, best not what
-            the model was calibrated with; columns, split and max_bad_rows as in DataSource.
+            the model was calibrated with.
+        columns: of data, by what they hold; see arrow_quant_v2.torch.data_sources.DataSource.
+        split: of a data set by name.
+        max_bad_rows: of data that cannot be used; more are an error.
         calls: arguments of forward calls, each a mapping, a tuple or a tensor, for a model that cannot be sampled: then
             its output error alone is measured, on at most ``samples`` samples.
         time_of: of calls; (args, kwargs) -> time of a call, where its arguments do not tell it.
+        allow_remote_code: build the models by code in the folder of the float one where config.json needs it.
         progress_callback: called as (message, fraction in [0, 1]).
         should_stop: asked before each forward call; once it is true the run ends with CancelledError.
 
@@ -64,12 +69,12 @@ def evaluate(
         ConfigurationError: a bad argument, both data and calls, or no samples.
         UnsupportedModelError: a pipeline, a model that cannot be sampled, or one without ranges of activations.
         MetadataError, ModelNotFoundError, CorruptFileError, ShapeMismatchError: from reading the models or the data.
-        CancelledError.
+        CancelledError: should_stop was true.
     """
     inputs = Inputs(data, columns, split, max_bad_rows, calls, time_of)
     count, generator_seed = checked_count(samples), held_out_seed(seed)
     report = part_of(guarded(progress_callback), 0, 1, should_stop)
-    pair = load_pair(original, quantized, activations)
+    pair = load_pair(original, quantized, activations, allow_remote_code)
     head = {
         "original": os.fspath(original), "quantized": os.fspath(quantized), "samples": count, "seed": seed,
         "activations": activations,
