@@ -193,7 +193,8 @@ def plot(found: dict[str, dict[str, Any]], file: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found), 3.8), squeeze=False)
-    styles = {"uniform": "s-", "greedy": "^--", "ours, all layers alike": "x:", "ours": "o-"}
+    # No line where there is no width between.
+    styles = {"uniform": "s", "greedy": "^--", "ours, all layers alike": "x:", "ours": "o-"}
     for axis, (name, one) in zip(axes[0], found.items(), strict=True):
         for method, style in styles.items():
             rows = one["points"][method]
