@@ -87,17 +87,21 @@ class Entry {
   T Get(const char* key, T otherwise) const {
     const auto it = json_.find(key);
     if (it == json_.end() || it->is_null()) return otherwise;
-    const bool fits = std::is_same_v<T, std::int64_t> ? it->is_number_integer() : true;
+    if (std::is_same_v<T, std::int64_t> && !it->is_number_integer()) RefuseType(key, *it);
     try {
-      if (fits) return it->get<T>();
-    } catch (const Json::exception&) {  // said below
+      return it->get<T>();
+    } catch (const Json::exception&) {
+      RefuseType(key, *it);
     }
-    Refuse(key, "has the value " + it->dump() + " of another type");
   }
 
-  // "nearest" and what a run reports of singular moments are other words for what it does.
+  [[noreturn]] void RefuseType(const std::string& key, const Json& value) const {
+    Refuse(key, "has the value " + value.dump() + " of another type");
+  }
+
+  // Of singular moments a run reports "diagonal", which is what ldlq does with them.
   std::string Method() const {
-    const auto method = Get<std::string>("method", "");
+    auto method = Get<std::string>("method", "");
     if (method == "auto" || method == "kept") return "";
     if (method == "diagonal") return "ldlq";
     if (method.empty() || method == "ldlq" || method == "min_max" || method == "fitted") return method;

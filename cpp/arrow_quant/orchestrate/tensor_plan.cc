@@ -41,6 +41,7 @@ std::vector<TensorPlan> PlanTensors(const std::vector<TensorInfo>& tensors, std:
                                     const ModelOptions& options) {
   const LayerBits layer_bits(options);
   std::vector<NamePattern> protect;
+  protect.reserve(options.precision.protect.size());
   for (const std::string& pattern : options.precision.protect) {
     protect.emplace_back(pattern, "sensitive_layer_patterns");
   }
