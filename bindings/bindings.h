@@ -5,6 +5,7 @@
 namespace arrow_quant {
 
 // One function per area; module.cc calls them all.
+void BindAllocation(nanobind::module_& m);
 void BindConfig(nanobind::module_& m);
 void BindParquet(nanobind::module_& m);
 void BindRounding(nanobind::module_& m);

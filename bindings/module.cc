@@ -68,27 +68,22 @@ class OwnedRunLock : public RunLock {
   ~OwnedRunLock() { Release(); }
 };
 
-// Runs the job on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop every 50 ms.
-std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
-                            const nb::object& callback, const nb::object& should_stop,
-                            const StatisticsSource* statistics, const std::string& calibration_kind) {
-  const ModelCalibration calibration{statistics, calibration_kind, {}};
-  const ModelOptions options = ModelOptionsFromJson(options_json);
-  // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
-  if (!callback.is_none()) callback("reading", 0.0);
+// Runs work(progress, stop) on a thread of its own; this one reports progress, listens to Ctrl-C and asks should_stop
+// every 50 ms.
+template <typename Work>
+std::string RunReporting(const nb::object& callback, const nb::object& should_stop, const Work& work) {
   News news;
   std::string result;
   std::exception_ptr failure;
   std::jthread job([&](const std::stop_token& stop) {
     try {
-      result = ToJson(QuantizeModel(
-          input, output, options,
+      result = ToJson(work(
           [&](const std::string& message, double fraction) {
             const std::lock_guard lock(news.mutex);
             news.message = message;
             news.fraction = fraction;
           },
-          stop, calibration));
+          stop));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -126,6 +121,28 @@ std::string QuantizeModelPy(const std::string& input, const std::string& output,
   }
   if (failure) std::rethrow_exception(failure);
   return result;
+}
+
+std::string QuantizeModelPy(const std::string& input, const std::string& output, const std::string& options_json,
+                            const nb::object& callback, const nb::object& should_stop,
+                            const StatisticsSource* statistics, const std::string& calibration_kind) {
+  const ModelCalibration calibration{statistics, calibration_kind, {}};
+  const ModelOptions options = ModelOptionsFromJson(options_json);
+  // At once, so that a bar shows before the headers are read and a callback can refuse before anything is made.
+  if (!callback.is_none()) callback("reading", 0.0);
+  return RunReporting(callback, should_stop, [&](const ProgressFunction& progress, const std::stop_token& stop) {
+    return QuantizeModel(input, output, options, progress, stop, calibration);
+  });
+}
+
+std::string PlanModelPy(const std::string& input, const std::string& options_json, const StatisticsSource* statistics,
+                        const std::string& calibration_kind, const nb::object& callback,
+                        const nb::object& should_stop) {
+  const ModelCalibration calibration{statistics, calibration_kind, {}};
+  const ModelOptions options = ModelOptionsFromJson(options_json);
+  return RunReporting(callback, should_stop, [&](const ProgressFunction& progress, const std::stop_token& stop) {
+    return PlanModel(input, options, calibration, progress, stop);
+  });
 }
 
 nb::tuple QuantizeArray(const FloatMatrix& weight, int bits, std::int64_t group_size, bool fitted, int threads) {
@@ -242,6 +259,7 @@ NB_MODULE(_core, m) {
   nb::register_exception_translator(Translate);
   m.attr("__version__") = kVersion;
   m.attr("arrow_version") = kArrowVersion;
+  BindAllocation(m);
   BindConfig(m);
   BindParquet(m);
   BindRounding(m);
@@ -262,15 +280,9 @@ NB_MODULE(_core, m) {
   m.def(
       "staging_directory", [](const std::string& output) { return StagingDirectory::PathFor(output).string(); },
       "output"_a, "Where a run keeps what it has finished until the output is complete.");
-  m.def(
-      "plan_model",
-      [](const std::string& input, const std::string& options_json, const StatisticsSource* statistics,
-         const std::string& calibration_kind) {
-        const nb::gil_scoped_release release;
-        return ToJson(PlanModel(input, ModelOptionsFromJson(options_json), {statistics, calibration_kind, {}}));
-      },
-      "input"_a, "options_json"_a, "statistics"_a.none() = nb::none(), "calibration"_a = "none",
-      "What quantize_model would do, from headers only, as JSON text.");
+  m.def("plan_model", &PlanModelPy, "input"_a, "options_json"_a, "statistics"_a.none() = nb::none(),
+        "calibration"_a = "none", "callback"_a.none() = nb::none(), "should_stop"_a.none() = nb::none(),
+        "What quantize_model would do, as JSON text: from headers only, but for mixed precision.");
   m.def(
       "source_kind",
       [](const std::string& path, std::vector<std::string> components, std::optional<std::string> variant) {

@@ -259,7 +259,7 @@ def test_layer_bit_widths_and_sensitive_layers(tmp_path, demo_model):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("equalization", "balance"), ("enable_mixed_precision", True)],
+    [("equalization", "balance"), ("hadamard", "block")],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, demo_model, key, value):
     with pytest.raises(ValueError, match=f"{key}.*cannot"):

@@ -15,8 +15,10 @@ from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.extras import needs_extra
+from arrow_quant_v2.layer_sensitivity import layer_sensitivity
 from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.progress import ProgressCallback, StopQuestion, guarded, part_of
+from arrow_quant_v2.saved_plan import save_plan
 from arrow_quant_v2.validate import validate
 
 PathLike = str | os.PathLike[str]
@@ -76,7 +78,9 @@ class ArrowQuantV2:
             "synthetic" or "none", with calibration_reason and calibration_time_s), compression_ratio (bytes of the
             source's weights / bytes on disk), bits_per_weight (on disk, all parameters), model_size_mb (1e6 bytes),
             cosine_similarity and sqnr_db (of all quantized weights), layers, kept (with reason), fallbacks,
-            fallback_rate, warnings, resumed_tensors (that an interrupted run had finished), quantization_time_s,
+            fallback_rate, mixed_precision (None without; how it chose: budget_bytes, expected_bytes, error, and layers
+            with bytes and error of every width), warnings, resumed_tensors (that an interrupted run had finished),
+            quantization_time_s,
             peak_memory_mb.
 
         Raises:
@@ -123,11 +127,12 @@ class ArrowQuantV2:
         with SampledStatistics(output_path, model_path, config) as keep:
             part = part_of(callback, 0, _CALIBRATION_SHARE, should_stop)
             found = self._calibration(model_path, config, given, part, keep)
+            options = self._run_options(config, run, model_path, found, output_path, part)
         calibrated = time.perf_counter()
         text = core.quantize_model(
             os.fspath(model_path),
             os.fspath(output_path),
-            self._options(config, run),
+            options,
             part_of(callback, _CALIBRATION_SHARE, 1, None) if found.sampled else callback,
             should_stop,
             found.statistics,
@@ -143,13 +148,31 @@ class ArrowQuantV2:
     def _options(self, config: DiffusionQuantConfig, run: dict[str, bool]) -> str:
         return json.dumps({**config.to_dict(), "diffusion": self.mode == "diffusion", **run})
 
+    def _run_options(
+        self,
+        config: DiffusionQuantConfig,
+        run: dict[str, bool],
+        model_path: PathLike,
+        found: Calibration,
+        output_path: PathLike | None,
+        report: ProgressCallback | None,
+    ) -> str:
+        """With what mixed precision needs to know of the model."""
+        options = self._options(config, run)
+        if not config.enable_mixed_precision:
+            return options
+        # The bar stays where it is, after sampling or at its beginning.
+        still = _at(report, 1.0 if found.sampled else 0.0)
+        measured = layer_sensitivity(model_path, config, found.statistics, output_path, still)
+        return json.dumps({**json.loads(options), "layer_sensitivity": measured})
+
     def _calibration(
         self,
         model_path: PathLike,
         config: DiffusionQuantConfig,
         given: Any,
         report: ProgressCallback | None,
-        keep: SampledStatistics,
+        keep: SampledStatistics | None,
     ) -> Calibration:
         if given is not None:
             statistics = getattr(given, "statistics", given)
@@ -190,12 +213,27 @@ class ArrowQuantV2:
             progress_callback=progress_callback, should_stop=should_stop,
         )  # fmt: skip
 
-    def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
-        """What quantize_diffusion_model would do with each tensor, from headers only; nothing is written.
+    def plan(
+        self,
+        model_path: PathLike,
+        config: DiffusionQuantConfig | None = None,
+        calibration: Any = None,
+        progress_callback: ProgressCallback | None = None,
+        *,
+        save_to: PathLike | None = None,
+        should_stop: StopQuestion | None = None,
+    ) -> dict[str, Any]:
+        """What quantize_diffusion_model would do with each tensor, from headers only; sizes are upper estimates.
+
+        With mixed precision the model is calibrated and its layers are measured, as in a run, since its bits follow
+        from that; a run with ``from_plan`` then needs not measure again.
 
         Args:
             model_path: as for quantize_diffusion_model.
             config: as there.
+            calibration, progress_callback, should_stop: of mixed precision; as there.
+            save_to: a file for the plan, as JSON. Bits (16 keeps a tensor), group_size and method of its entries may be
+                edited; the configuration's ``from_plan`` takes it back.
 
         Returns:
             The keys of quantize_diffusion_model's result: layers with bits, group_size, tail (columns of the last
@@ -209,16 +247,42 @@ class ArrowQuantV2:
             UnsupportedModelError: a valid model that cannot be quantized.
         """
         config = config or DiffusionQuantConfig()
+        if isinstance(calibration, (str, os.PathLike)):
+            config, calibration = config.with_overrides(calibration=os.fspath(calibration)), None
+        report = part_of(guarded(progress_callback), 0, 1, should_stop)
         model = open_parquet_input(pathlib.Path(model_path), config)
         if model is None:
-            return self._plan(model_path, config)
-        config, warnings = prepare(model, config)
-        with headers_of(model) as folder:
-            return as_parquet_result(self._plan(folder, config), model, warnings)
+            result = self._plan(model_path, config, calibration, report, should_stop)
+        else:
+            config, warnings = prepare(model, config)
+            if config.enable_mixed_precision:
+                raise ConfigurationError(
+                    "a plan with mixed precision needs the weights of a Parquet model. Export it to safetensors first."
+                )
+            with headers_of(model) as folder:
+                result = as_parquet_result(self._plan(folder, config, None, report, should_stop), model, warnings)
+        if save_to is not None:
+            save_plan(result, pathlib.Path(save_to))
+        return result
 
-    def _plan(self, model_path: PathLike, config: DiffusionQuantConfig) -> dict[str, Any]:
-        kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
-        text = core.plan_model(os.fspath(model_path), self._options(config, {}), None, kind)
+    def _plan(
+        self,
+        model_path: PathLike,
+        config: DiffusionQuantConfig,
+        given: Any,
+        report: ProgressCallback | None,
+        should_stop: StopQuestion | None,
+    ) -> dict[str, Any]:
+        if not config.enable_mixed_precision:
+            kind = expected_calibration(model_path, config, may_sample=self.mode == "diffusion")
+            text = core.plan_model(os.fspath(model_path), self._options(config, {}), None, kind)
+        else:
+            found = self._calibration(model_path, config, given, part_of(report, 0, _CALIBRATION_SHARE, None), None)
+            options = self._run_options(config, {}, model_path, found, None, report)
+            text = core.plan_model(
+                os.fspath(model_path), options, found.statistics, found.kind,
+                part_of(report, _CALIBRATION_SHARE, 1, None), should_stop,
+            )  # fmt: skip
         result: dict[str, Any] = json.loads(text)
         return result
 
@@ -283,6 +347,13 @@ class ArrowQuantV2:
             report = part_of(guarded(progress_callback), 0 if forward_samples is None else 0.5, 1, should_stop)
             result["evaluation"] = _evaluate(*models, evaluation_samples, seed, inputs, report) if complete else None
         return result
+
+
+def _at(report: ProgressCallback | None, fraction: float) -> ProgressCallback | None:
+    """For work that has no share of the bar."""
+    if report is None:
+        return None
+    return lambda message, _: report(message, fraction)
 
 
 def _check_forward(

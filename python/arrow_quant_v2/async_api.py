@@ -81,9 +81,22 @@ class AsyncArrowQuantV2:
                 )
             )  # fmt: skip
 
-    async def plan(self, model_path: PathLike, config: DiffusionQuantConfig | None = None) -> dict[str, Any]:
+    async def plan(
+        self,
+        model_path: PathLike,
+        config: DiffusionQuantConfig | None = None,
+        calibration: str | None = None,
+        progress_callback: AsyncProgressCallback | None = None,
+        *,
+        save_to: PathLike | None = None,
+    ) -> dict[str, Any]:
         """See ArrowQuantV2.plan."""
-        return await _run(lambda _: self._sync.plan(model_path, config))
+        async with _reporting(progress_callback) as report:
+            return await _run(
+                lambda stopped: self._sync.plan(
+                    model_path, config, calibration, report, save_to=save_to, should_stop=stopped
+                )
+            )
 
     async def validate_quality(
         self,

@@ -116,18 +116,27 @@ def model_fingerprint(model_path: str | os.PathLike[str]) -> str:
 
 def quantized_layers(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> dict[tuple[str, str], int]:
     """Bits of every (component, tensor) that a run with ``config`` quantizes."""
-    options = {**config.to_dict(), "diffusion": False}
-    plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options)))
+    plan = _plan_of_headers(model_path, config, diffusion=False)
     return {(layer["component"], layer["name"]): layer["bits"] for layer in plan["layers"]}
 
 
 def detected_modality(model_path: str | os.PathLike[str], config: DiffusionQuantConfig) -> str:
     """The modality that a run takes a model for; "" where it cannot tell."""
     try:
-        plan = json.loads(core.plan_model(os.fspath(model_path), json.dumps(config.to_dict())))
+        plan = _plan_of_headers(model_path, config, diffusion=True)
     except ArrowQuantError:
         return ""
     return str(plan["modality"])
+
+
+def _plan_of_headers(
+    model_path: str | os.PathLike[str], config: DiffusionQuantConfig, *, diffusion: bool
+) -> dict[str, Any]:
+    """Without what mixed precision would have to measure, and as if there were activations, which a saved plan may
+    count on."""
+    options = {**config.to_dict(), "diffusion": diffusion, "enable_mixed_precision": False}
+    plan: dict[str, Any] = json.loads(core.plan_model(os.fspath(model_path), json.dumps(options), None, "synthetic"))
+    return plan
 
 
 def load_statistics(path: str | os.PathLike[str], model_path: str | os.PathLike[str]) -> Any:
@@ -161,7 +170,7 @@ def expected_calibration(
     folder = _folder(model_path)
     if (folder / CALIBRATION_FILE).exists():
         return "activations"
-    runs = may_sample and (folder / "config.json").exists() and not _missing_packages()
+    runs = may_sample and (folder / "config.json").exists() and not missing_packages()
     return "synthetic" if runs else "none"
 
 
@@ -194,7 +203,7 @@ def find_calibration(
         return Calibration(
             None, "none", f"weights only: there is no {CALIBRATION_FILE} beside the model.", wanted=False
         )
-    missing = _missing_packages()
+    missing = missing_packages()
     if missing:
         return _weights_only(f"{', '.join(missing)} not installed, so the model cannot be run")
     try:
@@ -207,7 +216,8 @@ def find_calibration(
         return _weights_only(str(error))
 
 
-def _missing_packages() -> list[str]:
+def missing_packages() -> list[str]:
+    """What running a model needs and is not installed."""
     return [name for name in _TORCH_NEEDED if importlib.util.find_spec(name) is None]
 
 

@@ -160,8 +160,10 @@ class DiffusionQuantConfig:
 
     target_size_mb: float | None = PROFILE_DEFAULT
     target_model_size_mb: float | None = PROFILE_DEFAULT
+    target_error: float | None = PROFILE_DEFAULT
     enable_mixed_precision: bool = PROFILE_DEFAULT
     layer_bit_widths: Mapping[str, int] = PROFILE_DEFAULT
+    from_plan: str | None = PROFILE_DEFAULT
 
     components: Sequence[str] = PROFILE_DEFAULT
     variant: str | None = PROFILE_DEFAULT

@@ -40,6 +40,10 @@ class ArrowQuantError(Exception):
         """The message without the remedy."""
         return self.message.removesuffix(f". {self.remedy}") if self.remedy else self.message
 
+    def as_dict(self) -> dict[str, str]:
+        """code, message, file, tensor and remedy, for JSON."""
+        return {name: getattr(self, name) for name in ("code", "message", "file", "tensor", "remedy")}
+
     @classmethod
     def compose(cls, problem: str, *, file: str = "", tensor: str = "", remedy: str = "") -> Self:
         """Make an error whose message is ``file: tensor 'name': problem. Remedy.``, as the core writes it."""

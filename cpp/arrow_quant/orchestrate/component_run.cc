@@ -180,9 +180,12 @@ TensorOutcome ComponentRun::QuantizeOne(std::size_t i, const Job& job) {
   const TensorInfo& info = component_.checkpoint.tensors()[i];
   const TensorPlan& plan = job.plans[i];
   if (plan.merged) return {};
+  const ModelOptions options = OptionsOf(plan, context_.options);
+  const Strategy strategy = StrategyOf(plan, context_.strategy);
+  const TensorContext context{options, strategy, context_.calibration};
   const auto quantize = [&](const TensorInfo& tensor, std::span<const std::byte> bytes) {
     return QuantizeTensor(
-        {tensor, bytes, plan.decision, plan.bits, component_.name}, context_,
+        {tensor, bytes, plan.decision, plan.bits, component_.name}, context,
         [&](std::int64_t done) { job.progress(info.name, done); }, job.stop);
   };
   TensorOutcome outcome = plan.scale == nullptr ? quantize(info, component_.checkpoint.Data(info))

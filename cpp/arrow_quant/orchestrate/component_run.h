@@ -11,21 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
 #include "arrow_quant/orchestrate/model_writing.h"
 #include "arrow_quant/orchestrate/run_journal.h"
+#include "arrow_quant/orchestrate/tensor_plan.h"
 #include "arrow_quant/orchestrate/tensor_quantizer.h"
 
 namespace arrow_quant {
-
-// What one tensor gets.
-struct TensorPlan {
-  TensorDecision decision;
-  int bits = 0;
-  const ScaleShape* scale = nullptr;  // of an 8-bit float weight
-  bool merged = false;                // is itself such a scale, and ends with its weight
-};
 
 // What came of a component.
 struct ComponentResult {

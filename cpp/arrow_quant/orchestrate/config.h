@@ -63,8 +63,10 @@ struct DiffusionQuantConfig {
   // Size and mixed precision.
   std::optional<double> target_size_mb = 200.0;
   std::optional<double> target_model_size_mb = {};
+  std::optional<double> target_error = {};
   bool enable_mixed_precision = false;
   LayerBitWidths layer_bit_widths = {};
+  std::optional<std::string> from_plan = {};
 
   // Which tensors.
   std::vector<std::string> components = {};

@@ -63,18 +63,28 @@ std::vector<ConfigField> ModelFields() {
 std::vector<ConfigField> SizeFields() {
   return {
       {"target_size_mb", kSize, &Member<&Config::target_size_mb>, Above(0),
-       "Size budget of the quantized model in MB of 1,000,000 bytes, used by mixed precision and shown in the plan; a "
-       "larger model is still made; null is no budget."},
+       "Size budget of the quantized weights on disk in MB of 1,000,000 bytes, for mixed precision; where not even the "
+       "smallest choice fits, that one is made with a warning, which is an error under strict; null is the size of all "
+       "layers at bit_width."},
       {"target_model_size_mb", kSize, &Member<&Config::target_model_size_mb>, Above(0),
        "Older name of target_size_mb, which it replaces when it is not null."},
+      {"target_error", kSize, &Member<&Config::target_error>, Above(0),
+       "Error budget of mixed precision: the relative squared error of the model's output that is expected; the "
+       "smallest "
+       "model within it is made, target_size_mb permitting; null is no budget."},
       {"enable_mixed_precision", kSize, &Member<&Config::enable_mixed_precision>, Any(),
-       "Choose the bits of every layer for the least error within the size budget."},
+       "Choose the bits of every layer from 2, 3, 4, 8 and 16 by measured errors: the least error within "
+       "target_size_mb, or the least size within target_error. See docs/mixed-precision.md."},
       {"layer_bit_widths",
        kSize,
        &Member<&Config::layer_bit_widths>,
        {.numbers = {2, 3, 4, 8, 16}, .pattern = true},
        "Bits of single layers by exact name or regular expression; names come first, then patterns in their order; 16 "
        "keeps a layer as it is."},
+      {"from_plan", kSize, &Member<&Config::from_plan>, Any(),
+       "File of a plan (quantize --plan --json or --save-plan), maybe edited: bits, group size and method of every "
+       "tensor; "
+       "stronger than all else that chooses them."},
   };
 }
 

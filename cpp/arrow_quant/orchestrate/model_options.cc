@@ -1,6 +1,7 @@
 #include "arrow_quant/orchestrate/model_options.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 #include <utility>
@@ -159,8 +160,10 @@ struct Supported {
 
 const std::vector<Supported>& SupportedValues() {
   static const std::vector<Supported> table = {
-      {"strategy_spatial", {"auto", "never"}}, {"equalization", {"auto", "none"}},  {"smoothing", {"auto", "none"}},
-      {"hadamard", {"auto", "none"}},          {"enable_mixed_precision", {false}},
+      {"strategy_spatial", {"auto", "never"}},
+      {"equalization", {"auto", "none"}},
+      {"smoothing", {"auto", "none"}},
+      {"hadamard", {"auto", "none"}},
   };
   return table;
 }
@@ -195,13 +198,39 @@ void ReadLayerRules(const Json& json, ModelOptions& options) {
   }
   bool skip_sensitive = false;
   Read(json, "skip_sensitive_layers", skip_sensitive);
-  if (!skip_sensitive) return;
   std::vector<std::string> names;
   std::vector<std::string> patterns;
   Read(json, "sensitive_layer_names", names);
   Read(json, "sensitive_layer_patterns", patterns);
-  for (const std::string& name : names) options.keep_patterns.push_back(EscapedName(name));
-  options.keep_patterns.insert(options.keep_patterns.end(), patterns.begin(), patterns.end());
+  std::vector<std::string>& protection = skip_sensitive ? options.keep_patterns : options.precision.protect;
+  for (const std::string& name : names) protection.push_back(EscapedName(name));
+  protection.insert(protection.end(), patterns.begin(), patterns.end());
+}
+
+void ReadPrecision(const Json& json, PrecisionOptions& options) {
+  Read(json, "enable_mixed_precision", options.enabled);
+  Read(json, "strict", options.strict);
+  ReadOptional(json, "target_error", options.target_error);
+  ReadOptional(json, "target_size_mb", options.size_mb);
+  ReadOptional(json, "target_model_size_mb", options.size_mb);
+  Read(json, "layer_sensitivity", options.sensitivity);
+  for (const auto& [component, layers] : options.sensitivity) {
+    for (const auto& [name, value] : layers) {
+      if (!(value >= 0) || !std::isfinite(value)) {
+        ThrowValue("layer_sensitivity", name + ": " + std::to_string(value), "finite numbers of at least 0");
+      }
+    }
+  }
+}
+
+void ReadPlan(const Json& json, ModelOptions& options) {
+  std::string file;
+  Read(json, "from_plan", file);
+  if (!file.empty()) options.plan = std::make_shared<const SavedPlan>(LoadPlan(file));
+  if (options.plan && options.precision.enabled) {
+    throw Error(ErrorCode::kConfiguration, "from_plan and enable_mixed_precision both choose the bits of layers",
+                {.file = file, .remedy = "Leave one of them out."});
+  }
 }
 
 }  // namespace
@@ -231,6 +260,8 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   ReadTimeWeights(json, options.time_weights);
   RefuseUnsupported(json);
   ReadLayerRules(json, options);
+  ReadPrecision(json, options.precision);
+  ReadPlan(json, options);
   CheckBaseOptions({.bits = options.bit_width, .group_size = options.group_size});
   return options;
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,6 +10,7 @@
 
 #include "arrow_quant/model/modality.h"
 #include "arrow_quant/orchestrate/config.h"
+#include "arrow_quant/orchestrate/saved_plan.h"
 #include "arrow_quant/quantize/affine_grid.h"
 #include "arrow_quant/quantize/rounding/rounding.h"
 
@@ -35,6 +38,16 @@ struct TimeWeightOptions {
   bool detail = false;        // favour the least noisy groups
 };
 
+// Bits by layer for the least error within a size.
+struct PrecisionOptions {
+  bool enabled = false;
+  std::optional<double> size_mb;       // of the weights on disk; neither this nor an error: as large as bit_width
+  std::optional<double> target_error;  // the smallest model with no more than this
+  std::vector<std::string> protect;    // patterns of layers that get 8 bits at least
+  std::map<std::string, std::map<std::string, double>> sensitivity;  // by component and tensor; empty: not measured
+  bool strict = false;                                               // a size that cannot be had is an error
+};
+
 // How one model is quantized.
 struct ModelOptions {
   int bit_width = 4;
@@ -56,7 +69,9 @@ struct ModelOptions {
   OnNonFinite on_nonfinite = OnNonFinite::kError;
   ActivationOptions activations;
   TimeWeightOptions time_weights;
-  int num_threads = 0;  // 0: all CPUs of this process
+  PrecisionOptions precision;
+  std::shared_ptr<const SavedPlan> plan;  // says bits, group size and method of every tensor
+  int num_threads = 0;                    // 0: all CPUs of this process
   bool overwrite = false;
   bool resume = true;  // continue an interrupted run of the same options and source; false: begin anew
   // Bits of single layers by exact name or regular expression, tried in this order; 16 keeps the layer.

@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "arrow_quant/base/error.h"
-#include "arrow_quant/base/name_pattern.h"
 #include "arrow_quant/model/keep_list.h"
 #include "arrow_quant/model/scale_plan.h"
 #include "arrow_quant/model/source.h"
+#include "arrow_quant/orchestrate/apply_plan.h"
 #include "arrow_quant/orchestrate/component_run.h"
+#include "arrow_quant/orchestrate/mixed_precision.h"
 #include "arrow_quant/orchestrate/model_writing.h"
 #include "arrow_quant/orchestrate/run_key.h"
 #include "arrow_quant/orchestrate/staging_directory.h"
@@ -35,43 +36,7 @@ struct Resolved {
   ModelResult result;
   Strategy strategy;
   ModelCalibration calibration;  // with time weights
-  std::int64_t weights_to_quantize = 0;
 };
-
-// The width of single layers: an exact name, with or without ".weight", before the regular expressions.
-class LayerBits {
- public:
-  explicit LayerBits(const ModelOptions& options) : default_(options.bit_width), rules_(options.layer_bit_widths) {
-    for (const auto& [pattern, bits] : rules_) patterns_.emplace_back(pattern, "layer_bit_widths");
-  }
-
-  int Of(const std::string& name) const {
-    for (const auto& [pattern, bits] : rules_) {
-      if (name == pattern || name == pattern + ".weight") return bits;
-    }
-    for (std::size_t i = 0; i < rules_.size(); ++i) {
-      if (patterns_[i].Matches(name)) return rules_[i].second;
-    }
-    return default_;
-  }
-
- private:
-  int default_;
-  std::vector<std::pair<std::string, int>> rules_;
-  std::vector<NamePattern> patterns_;
-};
-
-std::vector<TensorPlan> PlanTensors(const std::vector<TensorInfo>& tensors, std::vector<TensorDecision> decisions,
-                                    const LayerBits& layer_bits) {
-  std::vector<TensorPlan> plans;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    TensorPlan plan{std::move(decisions[i]), 0};
-    if (plan.decision.quantize) plan.bits = layer_bits.Of(tensors[i].name);
-    if (plan.bits == 16) plan.decision.quantize = false, plan.decision.reason = "layer_bit_widths says 16";
-    plans.push_back(std::move(plan));
-  }
-  return plans;
-}
 
 void AddTimeWeights(const ModelOptions& options, Resolved& r) {
   if (r.calibration.statistics == nullptr) return;
@@ -101,17 +66,13 @@ void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& op
   }
 }
 
-const char* MethodName(const Strategy& strategy) {
-  return strategy.error_feedback ? "ldlq" : UsesFittedGrid(strategy) ? "fitted" : "min_max";
-}
-
 // Marks the weights that have scales, and the scales, which end with their weights.
 void ApplyScalePlan(const ScalePlan& scales, const SourceComponent& component, std::vector<TensorPlan>& plans,
                     ModelResult& result) {
   const auto& tensors = component.checkpoint.tensors();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (const auto merged = scales.merged.find(tensors[i].name); merged != scales.merged.end()) {
-      plans[i] = {};
+      plans[i] = TensorPlan{};
       plans[i].merged = true;
       result.merged.push_back({tensors[i].name, component.name, merged->second});
     }
@@ -149,8 +110,8 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const SourceComponent& component = r.source.components[c];
     const auto& tensors = component.checkpoint.tensors();
-    r.plans.push_back(PlanTensors(tensors, keep.Decide(tensors, ReadArchitecture(component.config_json, tensors)),
-                                  LayerBits(options)));
+    r.plans.push_back(
+        PlanTensors(tensors, keep.Decide(tensors, ReadArchitecture(component.config_json, tensors)), options));
     ApplyScalePlan(r.scales[c], component, r.plans.back(), r.result);
     for (const std::string& pattern : keep.UnmatchedPatterns(tensors)) {
       r.result.warnings.push_back("pattern '" + pattern + "' fits no tensor");
@@ -159,13 +120,48 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
       r.result.source_bytes += tensors[i].num_bytes;
       if (r.plans.back()[i].merged) continue;
       r.result.num_params += tensors[i].num_elements;
-      if (r.plans.back()[i].decision.quantize) r.weights_to_quantize += tensors[i].num_elements;
     }
   }
+  if (options.plan) ApplyPlan(*options.plan, r.source, r.strategy, r.plans);
   for (const SkippedFile& skipped : r.source.skipped_files) {
     r.result.warnings.push_back("left out " + skipped.path + ": " + skipped.reason);
   }
   return r;
+}
+
+// Measuring quantizes every layer at four widths, the run at one.
+constexpr double kMeasuringShare = 0.8;
+
+void ChooseBits(Resolved& r, const ModelOptions& options, const fs::path& figures, const ProgressFunction& progress,
+                const std::stop_token& stop) {
+  std::vector<PrecisionComponent> components;
+  for (std::size_t c = 0; c < r.plans.size(); ++c) components.push_back({r.source.components[c], r.plans[c]});
+  MeasuringProgress part;
+  if (progress) part = [&](const std::string& tensor, double done) { progress(tensor, kMeasuringShare * done); };
+  r.result.precision =
+      ChoosePrecision(components, {options, r.strategy, r.calibration}, figures, part, stop, r.result.warnings);
+}
+
+void WarnOfSize(const ModelOptions& options, ModelResult& result) {
+  if (!result.precision || !options.precision.size_mb) return;
+  const PrecisionReport& report = *result.precision;
+  if (result.parquet_bytes <= report.budget_bytes || report.smallest_bytes > report.budget_bytes) return;
+  char text[160];
+  std::snprintf(text, sizeof(text), "the model has %.3f MB, %.3f MB were expected, and %.3f MB is target_size_mb",
+                result.model_size_mb(), static_cast<double>(report.expected_bytes) / 1e6,
+                static_cast<double>(report.budget_bytes) / 1e6);
+  result.warnings.emplace_back(text);
+}
+
+std::int64_t WeightsToQuantize(const Resolved& r) {
+  std::int64_t weights = 0;
+  for (std::size_t c = 0; c < r.plans.size(); ++c) {
+    const auto& tensors = r.source.components[c].checkpoint.tensors();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (r.plans[c][i].decision.quantize) weights += tensors[i].num_elements;
+    }
+  }
+  return weights;
 }
 
 double PeakMemoryMb() {
@@ -211,37 +207,6 @@ void WarnOfNonFiniteRows(ModelResult& result) {
   if (count == 0) return;
   if (count > 3) layers += " and " + std::to_string(count - 3) + " more";
   result.warnings.push_back("rows of activations with NaN or infinity were left out: " + layers);
-}
-
-// What a tensor will get, from its header; stored_bytes is an upper estimate.
-TensorReport PlannedReport(const TensorInfo& info, const TensorPlan& plan, const ModelOptions& options,
-                           const Strategy& strategy) {
-  const TensorDecision& decision = plan.decision;
-  const bool scaled = plan.scale != nullptr;
-  TensorReport report;
-  report.name = info.name;
-  report.dtype = TorchName(scaled ? DType::kBF16 : info.dtype);
-  report.shape = info.shape;
-  report.role = LayerRoleName(decision.role);
-  report.num_params = info.num_elements;
-  report.source_bytes = info.num_bytes;
-  report.stored_bytes = scaled ? 2 * info.num_elements : info.num_bytes;
-  report.method = "kept";
-  report.reason = decision.reason;
-  if (!decision.quantize) return report;
-  const std::int64_t cols = decision.matrix.cols;
-  report.quantized = true;
-  report.reason.clear();
-  report.bits = plan.bits;
-  report.group_size = options.group_size == -1 ? cols : std::min(options.group_size, cols);
-  const std::int64_t groups = (cols + report.group_size - 1) / report.group_size;
-  report.tail = cols - (groups - 1) * report.group_size;
-  report.method = MethodName(strategy);
-  const GridKind grid = strategy.error_feedback ? AllowedGrids(strategy, plan.bits).front() : GridKind::kAffine;
-  report.grid = GridKindName(grid);
-  const std::int64_t group_bytes = grid == GridKind::kResidualBinary ? 12 : 8;
-  report.stored_bytes = PackedBytes(report.num_params, report.bits) + decision.matrix.rows * groups * group_bytes;
-  return report;
 }
 
 struct SpaceNeeds {
@@ -323,7 +288,8 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
     r.result.warnings.push_back(
         "the disk has room for the output only: an interrupted run will begin its current file anew");
   }
-  const double all = static_cast<double>(std::max<std::int64_t>(r.weights_to_quantize, 1));
+  const double all = static_cast<double>(std::max<std::int64_t>(WeightsToQuantize(r), 1));
+  const double begun = options.precision.enabled ? kMeasuringShare : 0;
   ErrorSums total;
   std::int64_t done_before = 0;
   std::vector<WrittenFile> files;
@@ -336,7 +302,7 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
         [&](const std::string& name, std::int64_t done) {
           if (!progress) return;
           const auto so_far = static_cast<double>(done_before + run.progress_base() + done);
-          progress(name, std::min(1.0, so_far / all));
+          progress(name, begun + (1 - begun) * std::min(1.0, so_far / all));
         },
         stop);
     done_before += run.progress_base();
@@ -348,6 +314,8 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
   WarnOfNonFiniteRows(r.result);
   WarnOfJumps(options.activations.transitions.validation, r.result);
   for (const WrittenFile& file : files) r.result.parquet_bytes += static_cast<std::int64_t>(file.bytes);
+  WarnOfSize(options, r.result);
+  if (options.plan) WarnOfPlannedLosses(options.min_accuracy, r.result);
   r.result.cosine = Cosine(total);
   r.result.sqnr_db = SqnrDb(total);
   WriteSideFiles(r.source, options, r.result, files, staging.path());
@@ -390,7 +358,10 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   }
   staging.Begin(RunKey(r.source, options, r.calibration), options.resume);
   try {
-    WithSystemErrors(output, [&] { QuantizeComponents(r, options, progress, stop, staging); });
+    WithSystemErrors(output, [&] {
+      if (options.precision.enabled) ChooseBits(r, options, staging.journal().FiguresPath(), progress, stop);
+      QuantizeComponents(r, options, progress, stop, staging);
+    });
   } catch (const Error& error) {
     const bool changed = SourceChanged(r.source);
     if (changed || EndsAgain(error.code())) staging.Discard();
@@ -405,8 +376,10 @@ ModelResult QuantizeModel(const fs::path& input, const fs::path& output, const M
   return std::move(r.result);
 }
 
-ModelResult PlanModel(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration) {
+ModelResult PlanModel(const fs::path& input, const ModelOptions& options, const ModelCalibration& calibration,
+                      const ProgressFunction& progress, const std::stop_token& stop) {
   Resolved r = Resolve(input, options, calibration);
+  if (options.precision.enabled) ChooseBits(r, options, {}, progress, stop);
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const auto& tensors = r.source.components[c].checkpoint.tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -26,8 +26,9 @@ ModelResult QuantizeModel(const std::filesystem::path& input, const std::filesys
                           const std::stop_token& stop = {}, const ModelCalibration& calibration = {});
 
 // What QuantizeModel would do with each tensor, from headers only: reports without figures. parquet_bytes is an upper
-// estimate.
+// estimate. Only for mixed precision the weights are read, since it chooses by what it measures.
 ModelResult PlanModel(const std::filesystem::path& input, const ModelOptions& options,
-                      const ModelCalibration& calibration = {});
+                      const ModelCalibration& calibration = {}, const ProgressFunction& progress = {},
+                      const std::stop_token& stop = {});
 
 }  // namespace arrow_quant

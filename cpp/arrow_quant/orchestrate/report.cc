@@ -91,6 +91,37 @@ Json KeptJson(const TensorReport& r) {
           {"role", r.role}, {"reason", r.reason},       {"num_params", r.num_params}, {"source_bytes", r.source_bytes}};
 }
 
+Json LayerWidthsJson(const LayerWidths& layer) {
+  Json widths = Json::array();
+  for (const WidthFigures& w : layer.widths) {
+    widths.push_back({{"bits", w.bits}, {"bytes", w.bytes}, {"error", w.error}, {"cosine", w.cosine}});
+  }
+  return {{"name", layer.name},
+          {"component", layer.component},
+          {"bits", layer.bits},
+          {"sensitivity", layer.sensitivity},
+          {"widths", std::move(widths)}};
+}
+
+Json PrecisionJson(const PrecisionReport& p) {
+  Json uniform = Json::array();
+  for (const UniformFigures& u : p.uniform) {
+    uniform.push_back({{"bits", u.bits}, {"bytes", u.bytes}, {"error", u.error}});
+  }
+  Json layers = Json::array();
+  for (const LayerWidths& layer : p.layers) layers.push_back(LayerWidthsJson(layer));
+  return {{"budget_bytes", p.budget_bytes},
+          {"target_error", p.target_error > 0 ? Json(p.target_error) : Json(nullptr)},
+          {"sensitivity", p.sensitivity_measured ? "measured" : "none"},
+          {"kept_bytes", p.kept_bytes},
+          {"smallest_bytes", p.smallest_bytes},
+          {"expected_bytes", p.expected_bytes},
+          {"error", p.error},
+          {"greedy_error", p.greedy_error},
+          {"uniform", std::move(uniform)},
+          {"layers", std::move(layers)}};
+}
+
 }  // namespace
 
 std::string ModelResult::method() const {
@@ -190,6 +221,7 @@ std::string ToJson(const ModelResult& result) {
   json["layers_fallen_back"] = result.layers_fallen_back();
   json["fallback_rate"] = result.fallback_rate();
   json["warnings"] = result.warnings;
+  json["mixed_precision"] = result.precision ? PrecisionJson(*result.precision) : Json(nullptr);
   json["resumed_tensors"] = result.resumed_tensors;
   json["quantization_time_s"] = result.seconds;
   json["peak_memory_mb"] = result.peak_memory_mb;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -99,6 +100,44 @@ struct MergedTensor {
   std::string into;
 };
 
+// What a width does to a layer.
+struct WidthFigures {
+  int bits = 0;
+  std::int64_t bytes = 0;  // on disk, with grids, time tables and what its row takes
+  double error = 0;        // of its outputs, squared and relative, on held-out rows; of the weights without activations
+  double cosine = 1;       // of the same
+};
+
+// The widths that mixed precision had for a layer.
+struct LayerWidths {
+  std::string name;
+  std::string component;
+  int bits = 0;                      // chosen; 16: kept
+  double sensitivity = 1;            // what a relative error of the layer's output does to the model's
+  std::vector<WidthFigures> widths;  // measured, and 16
+};
+
+// One width for all layers that mixed precision may choose for.
+struct UniformFigures {
+  int bits = 0;
+  std::int64_t bytes = 0;
+  double error = 0;
+};
+
+// How mixed precision has chosen.
+struct PrecisionReport {
+  std::int64_t budget_bytes = 0;
+  double target_error = 0;  // 0: none
+  bool sensitivity_measured = false;
+  std::int64_t kept_bytes = 0;      // of tensors that have no choice
+  std::int64_t smallest_bytes = 0;  // that any choice has
+  std::int64_t expected_bytes = 0;  // of the model with the chosen bits
+  double error = 0;                 // expected: over all layers, sensitivity times error
+  double greedy_error = 0;          // of the greedy choice within the same size
+  std::vector<UniformFigures> uniform;
+  std::vector<LayerWidths> layers;
+};
+
 // What became of a model. The result dictionary of the Python API is made from it under the same names.
 struct ModelResult {
   std::string quantized_path;
@@ -120,6 +159,7 @@ struct ModelResult {
   std::vector<TensorReport> tensors;
   std::vector<MergedTensor> merged;  // scales of 8-bit float weights, applied to them
   std::vector<std::string> warnings;
+  std::optional<PrecisionReport> precision;
 
   std::string method() const;        // of most quantized layers; "none" without one
   double compression_ratio() const;  // bytes of the source's weights / bytes on disk; 0 without any

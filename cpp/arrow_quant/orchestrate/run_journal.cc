@@ -73,8 +73,12 @@ fs::path RunJournal::DonePath(FileId id) const { return progress_ / NameOf(id, "
 
 fs::path RunJournal::SpoolPath(FileId id) const { return progress_ / NameOf(id, ".spool"); }
 
+fs::path RunJournal::FiguresPath() const { return progress_ / "widths.figures"; }
+
 bool RunJournal::HasWork() const {
   std::error_code error;
+  if (const auto size = fs::file_size(FiguresPath(), error); !error && size > 0) return true;
+  error.clear();
   for (fs::directory_iterator it(progress_, error), end; !error && it != end; it.increment(error)) {
     const fs::path extension = it->path().extension();
     if (extension == ".done") return true;

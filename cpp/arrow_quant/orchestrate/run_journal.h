@@ -14,6 +14,7 @@ namespace arrow_quant {
 //   run.json           the key of the run (see RunKey), written before the first tensor
 //   progress/0-2.done  of component 0 the third file: its checksum, and the reports of its tensors
 //   progress/0-3.spool the outcomes of the tensors of the file that is being written
+//   progress/widths.figures what mixed precision has measured of layers
 class RunJournal {
  public:
   // Of one source file: the number of its component and its number in the checkpoint.
@@ -36,6 +37,8 @@ class RunJournal {
   // Throws Error kIo.
   void Finish(FileId id, const FinishedFile& file);
   std::filesystem::path SpoolPath(FileId id) const;
+  // Where the figures of mixed precision are kept.
+  std::filesystem::path FiguresPath() const;
 
   // Whether something is finished that another run could use.
   bool HasWork() const;

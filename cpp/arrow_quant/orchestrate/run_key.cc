@@ -39,11 +39,25 @@ Json TimeWeightsJson(const TimeWeightOptions& options) {
   return {{"sensitivity", sensitivity}, {"given", given}, {"detail", detail}};
 }
 
+Json OrNull(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
+
+// Whether a size that cannot be had is an error changes no bytes.
+Json PrecisionJson(const PrecisionOptions& options) {
+  const auto& [enabled, size_mb, target_error, protect, sensitivity, strict] = options;
+  if (!enabled) return {{"enable_mixed_precision", false}};
+  return {{"enable_mixed_precision", true},
+          {"target_size_mb", OrNull(size_mb)},
+          {"target_error", OrNull(target_error)},
+          {"sensitive_layers", protect},
+          {"layer_sensitivity", sensitivity}};
+}
+
 // The structured binding names every option, so that one that is added later has to be thought of here.
 Json OptionsJson(const ModelOptions& options) {
   const auto& [bit_width, group_size, strategy, rounding, grid, fit, order, rounds, column_scales, dampening, diffusion,
-               modality, min_accuracy, fallback, fail_fast, on_nonfinite, activations, time_weights, num_threads,
-               overwrite, resume, layer_bit_widths, keep, quantize, transposed, components, variant] = options;
+               modality, min_accuracy, fallback, fail_fast, on_nonfinite, activations, time_weights, precision, plan,
+               num_threads, overwrite, resume, layer_bit_widths, keep, quantize, transposed, components, variant] =
+      options;
   Json json = {{"bit_width", bit_width},
                {"group_size", group_size},
                {"strategy", strategy},
@@ -68,6 +82,8 @@ Json OptionsJson(const ModelOptions& options) {
                {"variant", variant ? Json(*variant) : Json(nullptr)}};
   json.update(ActivationOptionsJson(activations));
   json["time_weighting"] = TimeWeightsJson(time_weights);
+  json.update(PrecisionJson(precision));
+  json["from_plan"] = plan ? Json(FormatPlan(*plan)) : Json(nullptr);
   return json;
 }
 

@@ -113,7 +113,8 @@ void StagingDirectory::Discard() noexcept {
   std::error_code ignored;
   journal_.Remove();
   fs::remove_all(output_, ignored);
-  for (const char* name : {"statistics.json", "statistics.parquet"}) fs::remove(directory_ / name, ignored);
+  for (const char* name : {"statistics.json", "statistics.parquet", "layer_sensitivity.json"})
+    fs::remove(directory_ / name, ignored);
   lock_.Release();
   ended_ = true;
 }

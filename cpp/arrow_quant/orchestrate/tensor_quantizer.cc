@@ -11,6 +11,7 @@
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
+#include "arrow_quant/io/parquet/encoded_size.h"
 #include "arrow_quant/numeric/convert.h"
 #include "arrow_quant/orchestrate/activation_tables.h"
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
@@ -328,6 +329,33 @@ std::string BelowThreshold(const TensorReport& report, double least) {
 
 int NextBits(int bits) { return bits < 4 ? 4 : bits < 8 ? 8 : 16; }
 
+std::uint64_t EncodedBytesOf(const QuantizedMatrix& m) {
+  std::uint64_t bytes = EncodedBytes(std::as_bytes(std::span(m.codes)));
+  for (const auto* values : {&m.scales, &m.zero_points, &m.residual_scales, &m.column_scales}) {
+    bytes += EncodedBytes(std::span<const float>(*values));
+  }
+  return bytes;
+}
+
+std::uint64_t EncodedBytesOf(const ActivationTable& table, const OutputCorrection& correction) {
+  std::uint64_t bytes = 0;
+  for (const auto* values : {&table.scales, &table.zero_points, &correction.gains, &correction.biases}) {
+    bytes += EncodedBytes(std::span<const float>(*values));
+  }
+  return bytes;
+}
+
+WidthFigures FiguresOf(const Attempt& attempt, int bits, const std::vector<double>& time_weights) {
+  const ErrorSums& s = attempt.sums;
+  WidthFigures figures{bits, static_cast<std::int64_t>(EncodedBytesOf(attempt.matrix)), 0, Cosine(s)};
+  figures.error = s.ww > 0 ? s.ee / s.ww : s.ee > 0 ? 1 : 0;
+  if (!attempt.quality) return figures;
+  const OutputSums& total = attempt.quality->total;
+  figures.cosine = Cosine({total.ww, total.wq, total.qq, total.ee});
+  figures.error = RelativeError(*attempt.quality, time_weights);
+  return figures;
+}
+
 TensorOutcome HandleNonFinite(const TensorInfo& info, const ModelOptions& options, std::int64_t at,
                               TensorReport report) {
   const std::string cause = "NaN or Inf at flat index " + std::to_string(at) + " of its matrix view";
@@ -341,6 +369,32 @@ TensorOutcome HandleNonFinite(const TensorInfo& info, const ModelOptions& option
 }
 
 }  // namespace
+
+std::vector<WidthFigures> MeasureWidths(const TensorJob& job, const TensorContext& context, std::span<const int> widths,
+                                        const std::stop_token& stop) {
+  ModelOptions options = context.options;
+  options.fail_fast = false;  // steps back are for the run that keeps what it makes
+  const TensorContext own{options, context.strategy, context.calibration};
+  const Progress no_progress = [](std::int64_t) {};
+  TensorRun run(job, own, no_progress, stop);
+  TensorReport scratch = BaseReport(job.info, job.decision);
+  if (own.calibration.statistics != nullptr) run.FindActivations({job.component, job.info.name}, scratch);
+  std::vector<WidthFigures> figures;
+  std::uint64_t tables = 0;
+  for (const int bits : widths) {
+    const Attempt attempt = run.Try(bits, scratch);
+    if (attempt.non_finite_at >= 0) return {};
+    figures.push_back(FiguresOf(attempt, bits, own.calibration.time_weights));
+    if (bits != widths.back()) continue;
+    tables = EncodedBytesOf(run.MakeActivations(attempt.matrix, scratch), run.MakeCorrection(attempt).correction);
+  }
+  for (WidthFigures& f : figures) {
+    f.bytes += static_cast<std::int64_t>(tables);
+    f.bytes += static_cast<std::int64_t>(
+        EncodedRowOverhead(static_cast<std::uint64_t>(f.bytes), own.calibration.statistics != nullptr));
+  }
+  return figures;
+}
 
 double Cosine(const ErrorSums& sums) {
   if (sums.ee == 0) return 1;

@@ -60,6 +60,13 @@ struct TensorContext {
 TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
                              const std::function<void(std::int64_t)>& progress, const std::stop_token& stop);
 
+// What each width would do to a tensor that is to be quantized, by what QuantizeTensor would try first, without the
+// ladder: encoded bytes with grids and time tables, relative output error (of the weights without activations) and its
+// cosine. The tables are those of the last width, whose size hardly depends on it. Empty for a weight with NaN or Inf.
+// Throws Error kCancelled.
+std::vector<WidthFigures> MeasureWidths(const TensorJob& job, const TensorContext& context, std::span<const int> widths,
+                                        const std::stop_token& stop);
+
 // Figures of a sum of errors: cosine 1 and SQNR 200 dB when nothing is lost.
 double Cosine(const ErrorSums& sums);
 double SqnrDb(const ErrorSums& sums);

@@ -34,11 +34,12 @@ from arrow_quant_v2.cli.evaluate import (
     evaluate,
     refuse_columns_without_data,
 )
+from arrow_quant_v2.cli.exit_codes import EXIT_INPUT, EXIT_QUALITY, exit_code_of
+from arrow_quant_v2.cli.jobs import quantize_jobs
 from arrow_quant_v2.cli.progress import progress_reporter
 from arrow_quant_v2.cli.tables import inspect_table, layer_table, print_evaluation, print_forward, print_summary
 from arrow_quant_v2.extras import needs_extra
-
-EXIT_QUALITY, EXIT_USAGE, EXIT_INPUT = 1, 2, 3
+from arrow_quant_v2.jobs import AT_ONCE
 
 app = typer.Typer(
     help="Quantize diffusion models to INT2, INT4 or INT8 Parquet.", no_args_is_help=True, add_completion=False,
@@ -99,6 +100,22 @@ def quantize(
         bool, typer.Option("--resume/--no-resume", help="Continue where the same command was interrupted.")
     ] = True,
     plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Say what would be done, from headers.")] = False,
+    save_plan: Annotated[
+        pathlib.Path | None, typer.Option(help="Write the plan to a file that --from-plan takes back, and stop.")
+    ] = None,
+    from_plan: Annotated[
+        pathlib.Path | None, typer.Option(help="A saved plan, maybe edited: bits, group size, method of each tensor.")
+    ] = None,
+    mixed_precision: Annotated[
+        bool | None, typer.Option("--mixed-precision/--no-mixed-precision", help="Choose bits by measured errors.")
+    ] = None,
+    target_size_mb: Annotated[float | None, typer.Option(help="Size for mixed precision, MB of 1e6 bytes.")] = None,
+    target_error: Annotated[float | None, typer.Option(help="Error for mixed precision, relative squared.")] = None,
+    jobs: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="A YAML or JSON list of models to quantize, instead of MODEL and OUTPUT."),
+    ] = None,
+    jobs_at_once: Annotated[int, typer.Option(min=1, help="Jobs at the same time.")] = AT_ONCE,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the options in force and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,17 +124,27 @@ def quantize(
         "bit_width": bits, "group_size": group_size, "modality": modality, "min_accuracy": min_accuracy, "fit": fit,
         "on_nonfinite": on_nonfinite, "keep_patterns": keep, "quantize_patterns": also, "components": components,
         "variant": variant, "num_threads": threads, "fail_fast": fail_fast, "calibration": calibration,
-        "calibration_samples": samples, "allow_remote_code": allow_remote_code,
+        "calibration_samples": samples, "enable_mixed_precision": mixed_precision, "target_size_mb": target_size_mb,
+        "target_error": target_error, "from_plan": None if from_plan is None else str(from_plan),
+        "strict": strict or None,
+        "allow_remote_code": allow_remote_code,
     }  # fmt: skip
     options = _config(config, profile, given)
     if show_config:
         typer.echo(options.to_json() if as_json else options.to_yaml())
         return
+    if jobs is not None:
+        if model is not None or plan or save_plan is not None:
+            raise ConfigurationError("--jobs names the models itself. Leave out MODEL, --plan and --save-plan.")
+        quantize_jobs(jobs, options, jobs_at_once, overwrite, as_json, out)
+        return
+    plan = plan or save_plan is not None
     quantizer = ArrowQuantV2(mode)
     if model is None or (output is None and not plan):
         raise ConfigurationError(f"{'model' if model is None else 'output'} is missing. Give MODEL and OUTPUT.")
     if plan:
-        planned = quantizer.plan(model, options)
+        with progress_reporter(quiet=as_json or not options.enable_mixed_precision) as report:
+            planned = quantizer.plan(model, options, progress_callback=report, save_to=save_plan)
         if as_json:
             typer.echo(json.dumps(planned))
         else:
@@ -133,7 +160,7 @@ def quantize(
         typer.echo(json.dumps(result))
     else:
         print_summary(out, result, planned=False)
-    if (strict or options.strict) and result["layers_fallen_back"]:
+    if options.strict and result["layers_fallen_back"]:
         raise typer.Exit(EXIT_QUALITY)
 
 
@@ -372,10 +399,8 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         if "--json" in arguments:
-            fields = ("code", "message", "file", "tensor", "remedy")
-            typer.echo(json.dumps({"error": {field: getattr(error, field) for field in fields}}))
-        quality = error.code == "validation"
-        sys.exit(EXIT_QUALITY if quality else EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_INPUT)
+            typer.echo(json.dumps({"error": error.as_dict()}))
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -65,8 +66,21 @@ def print_summary(console: Console, result: dict[str, Any], planned: bool) -> No
         for step in result["fallbacks"]:
             say(f"fell back: {step['layer']} {_step(step)}: {step['cause']}")
         say(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
+    if result["mixed_precision"]:
+        _print_precision(say, result["mixed_precision"])
     for warning in result["warnings"]:
         say(f"warning: {warning}")
+
+
+def _print_precision(say: Callable[[str], object], chosen: dict[str, Any]) -> None:
+    counts = collections.Counter(layer["bits"] for layer in chosen["layers"])
+    widths = ", ".join(f"{count} with {bits} bits" for bits, count in sorted(counts.items()))
+    say(
+        f"mixed precision: {widths}; {chosen['expected_bytes'] / 1e6:.2f} of {chosen['budget_bytes'] / 1e6:.2f} MB, "
+        f"expected error {chosen['error']:.3g}, {chosen['greedy_error']:.3g} by greedy steps"
+    )
+    for uniform in chosen["uniform"]:
+        say(f"  all with {uniform['bits']} bits: {uniform['bytes'] / 1e6:.2f} MB, error {uniform['error']:.3g}")
 
 
 def print_forward(console: Console, result: dict[str, Any] | None) -> None:
