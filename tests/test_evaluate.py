@@ -376,8 +376,8 @@ def test_text_in_small_batches_is_the_same(text, monkeypatch):
 
 
 def test_text_of_a_broken_model_says_so(text, monkeypatch):
-    def broken(original, quantized, activations):
-        pair = load_pair(original, quantized, activations)
+    def broken(original, quantized, activations, allow_remote_code):
+        pair = load_pair(original, quantized, activations, allow_remote_code)
         pair.candidate.cls.predictions.bias.data.fill_(torch.nan)
         return pair
 

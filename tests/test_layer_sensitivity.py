@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
-from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig  # noqa: E402
+from arrow_quant_v2 import ArrowQuantV2, CancelledError, DiffusionQuantConfig  # noqa: E402
 from arrow_quant_v2.torch.layer_sensitivity import measure_layer_sensitivity  # noqa: E402
 from arrow_quant_v2.torch.synthetic import SelfSampling  # noqa: E402
 from torch import nn  # noqa: E402
@@ -54,16 +54,13 @@ def test_a_run_measures_it_and_keeps_it_for_the_run_that_continues(tmp_path, dem
         calibration_samples=2, num_time_groups=2, group_size=64, min_accuracy=0.0, enable_mixed_precision=True,
         target_size_mb=None, keep_patterns=[r"blocks\.[1-5]"],
     )  # fmt: skip
-    stop = False
+    unfinished = tmp_path / ".q.partial"
 
-    def report(message, _):
-        nonlocal stop
-        stop = message.startswith("measuring")
+    def measured():  # and not yet quantized
+        return any(unfinished.rglob("widths.figures"))
 
-    with pytest.raises(Exception, match="stop"):
-        ArrowQuantV2().quantize_diffusion_model(
-            demo_model, tmp_path / "q", config, progress_callback=report, should_stop=lambda: stop
-        )
+    with pytest.raises(CancelledError):
+        ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config, should_stop=measured)
     assert (tmp_path / ".q.partial" / "layer_sensitivity.json").exists()
 
     def refuse(*_):
