@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arrow_quant_v2.config_fields import ConfigField, config_fields
+from generated_document import write_or_check
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 PROFILES = ("edge", "local", "cloud", "base")
@@ -99,20 +100,5 @@ def document() -> str:
     return "".join(parts)
 
 
-def main(arguments: list[str]) -> int:
-    """Write the document, or compare it with --check."""
-    if arguments not in ([], ["--check"]):
-        print(__doc__)
-        return 2
-    text = document()
-    if not arguments:
-        DOCUMENT.write_text(text, encoding="utf-8")
-        return 0
-    if DOCUMENT.exists() and DOCUMENT.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{DOCUMENT} is out of date: run tools/generate_config_docs.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(DOCUMENT, document, __doc__))

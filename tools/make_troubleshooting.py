@@ -19,6 +19,7 @@ for _name in [name for name in os.environ if name.startswith("ARROW_QUANT_")]:
     del os.environ[_name]
 
 from arrow_quant_v2 import ArrowQuantError  # noqa: E402
+from generated_document import write_or_check  # noqa: E402
 from troubleshooting_cases import SECTIONS, Case  # noqa: E402
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "troubleshooting.md"
@@ -69,20 +70,5 @@ def document() -> str:
     return text
 
 
-def main(arguments: list[str]) -> int:
-    """Write the document, or compare it with --check."""
-    if arguments not in ([], ["--check"]):
-        print(__doc__)
-        return 2
-    text = document()
-    if not arguments:
-        DOCUMENT.write_text(text, encoding="utf-8")
-        return 0
-    if DOCUMENT.exists() and DOCUMENT.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{DOCUMENT} is out of date: run tools/make_troubleshooting.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(DOCUMENT, document, __doc__))
