@@ -16,6 +16,7 @@ from arrow_quant_v2 import (
     UnsupportedModelError,
     convert,
 )
+from arrow_quant_v2.own_directory import own_directory
 from helpers import digest, write_safetensors
 from parquet_files import EXTENDED, PYTHON, RUST, rust_row, write_rows
 
@@ -181,6 +182,19 @@ def test_progress_covers_both_parts_and_stopping_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="overwrite"):
         BASE.quantize(source, tmp_path / "q")
     assert {p.name for p in tmp_path.iterdir()} == {"m", "q"}
+
+
+def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not(tmp_path):
+    source = rust_v2(tmp_path / "m")
+    abandoned, other = tmp_path / ".q.expanded-1", tmp_path / ".other.expanded-1"
+    for folder in (abandoned, other):
+        folder.mkdir()
+        (folder / "rest").write_text("x")
+    with own_directory(tmp_path, ".q.expanded-") as used:
+        assert not abandoned.exists()
+        BASE.quantize(source, tmp_path / "q", 4, 32)
+        assert used.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "q", ".other.expanded-1"}
 
 
 def test_missing_weights_are_an_error_and_leave_nothing(tmp_path):

@@ -23,6 +23,7 @@ from arrow_quant_v2.config import DiffusionQuantConfig
 from arrow_quant_v2.errors import ResourceError, UnsupportedModelError
 from arrow_quant_v2.export import expanded_dtype, export_safetensors, safetensors_name, shards_of
 from arrow_quant_v2.model_file import OUR_LAYOUT, QuantizedModel, StoredTensor, read_json
+from arrow_quant_v2.own_directory import own_directory
 from arrow_quant_v2.safetensors_source import SourceTensor
 
 _BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
@@ -103,16 +104,13 @@ def expanded_model(
             file=str(parent),
             remedy="Free space, or choose another output.",
         )
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.expanded-", dir=parent))
-    try:
-        files = export_safetensors(model, temporary, dtype, progress_callback=progress_callback)
+    with own_directory(parent, f".{output.name}.expanded-") as temporary:
+        files = export_safetensors(model, temporary / "model", dtype, progress_callback=progress_callback)
         # The fingerprint of the source holds the files' times: two runs over one model must give the same bytes.
         newest = max(file.stat().st_mtime_ns for file in model.files)
         for file in files:
             os.utime(file, ns=(newest, newest))
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield temporary / "model"
 
 
 @contextmanager
