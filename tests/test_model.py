@@ -238,6 +238,9 @@ def test_plan_writes_nothing(tmp_path, demo_model):
     run = cli("quantize", str(demo_model), str(tmp_path / "q"), "--plan", "--json")
     plan = json.loads(run.stdout)
     assert len(plan["layers"]) == 42
+    measured = ("cosine_similarity", "sqnr_db", "quantization_time_s", "peak_memory_mb")
+    assert {plan[key] for key in measured} == {None}  # a plan does not know them
+    assert {layer[key] for layer in plan["layers"] for key in ("cosine", "sqnr_db", "output_cosine")} == {None}
     assert not (tmp_path / "q").exists()
 
 

@@ -237,8 +237,8 @@ class ArrowQuantV2:
 
         Returns:
             The keys of quantize_diffusion_model's result: layers with bits, group_size, tail (columns of the last
-            group of a row) and stored_bytes, kept with reason, calibration (what would run). Figures that need values
-            say nothing. Sizes are upper estimates: files are compressed.
+            group of a row) and stored_bytes, kept with reason, calibration (what would run). Figures of errors, times
+            and memory, which only a run can tell, are None. Sizes are upper estimates: files are compressed.
 
         Raises:
             ModelNotFoundError: nothing is at ``model_path``, or no weights.
@@ -261,6 +261,7 @@ class ArrowQuantV2:
                 )
             with headers_of(model) as folder:
                 result = as_parquet_result(self._plan(folder, config, None, report, should_stop), model, warnings)
+        result = _without_measured(result)
         if save_to is not None:
             save_plan(result, pathlib.Path(save_to))
         return result
@@ -354,6 +355,20 @@ def _at(report: ProgressCallback | None, fraction: float) -> ProgressCallback | 
     if report is None:
         return None
     return lambda message, _: report(message, fraction)
+
+
+# What the core's plan has for the sake of one format; only a run measures them.
+_MEASURED = {"cosine_similarity", "sqnr_db", "quantization_time_s", "peak_memory_mb"}
+_MEASURED_OF_LAYERS = {"cosine", "sqnr_db", "constant_groups"}
+
+
+def _without_measured(plan: dict[str, Any]) -> dict[str, Any]:
+    layers = [_emptied(layer, _MEASURED_OF_LAYERS) for layer in plan["layers"]]
+    return {**_emptied(plan, _MEASURED), "layers": layers}
+
+
+def _emptied(facts: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: None if key in keys else value for key, value in facts.items()}
 
 
 def _check_forward(
