@@ -139,11 +139,13 @@ std::vector<ConfigField> CalibrationFields() {
       {"calibration_samples", kCalibration, &Member<&Config::calibration_samples>, AtLeast(1),
        "Samples that are run through the model."},
       {"calibration_stages", kCalibration, &Member<&Config::calibration_stages>, Between(1, 64),
-       "Stages in which layers are calibrated, in their order; those of a later stage see the inputs that the quantized "
+       "Stages in which layers are calibrated, in their order; those of a later stage see the inputs that the "
+       "quantized "
        "layers of earlier ones leave, and make up for the difference from the float model where held-out samples gain. "
        "Each stage after the first is a run of the samples through both models."},
       {"allow_remote_code", kCalibration, &Member<&Config::allow_remote_code>, Any(),
-       "Run Python code from the model's folder where its config.json needs it to build the model (auto_map). Such code "
+       "Run Python code from the model's folder where its config.json needs it to build the model (auto_map). Such "
+       "code "
        "can do whatever you can do."},
       {"objective", kCalibration, &Member<&Config::objective>, OneOf({"trajectory", "detail"}),
        "What time weights favour: the whole picture (noisy steps), or fine detail (late steps)."},
