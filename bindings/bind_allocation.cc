@@ -42,6 +42,7 @@ nb::tuple AllocatePy(const std::vector<Choices>& given, std::int64_t budget_byte
   const Allocation found =
       method == "greedy" ? GreedyAllocation(layers, budget_bytes) : CheapestAllocation(layers, budget_bytes);
   std::vector<int> bits;
+  bits.reserve(layers.size());
   for (std::size_t l = 0; l < layers.size(); ++l) bits.push_back(layers[l][found.chosen[l]].bits);
   return nb::make_tuple(bits, found.bytes, found.cost);
 }

@@ -135,6 +135,7 @@ constexpr double kMeasuringShare = 0.8;
 void ChooseBits(Resolved& r, const ModelOptions& options, const fs::path& figures, const ProgressFunction& progress,
                 const std::stop_token& stop) {
   std::vector<PrecisionComponent> components;
+  components.reserve(r.plans.size());
   for (std::size_t c = 0; c < r.plans.size(); ++c) components.push_back({r.source.components[c], r.plans[c]});
   MeasuringProgress part;
   if (progress) part = [&](const std::string& tensor, double done) { progress(tensor, kMeasuringShare * done); };
