@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 
 import pytest
+
+# A shell that runs the tests in the background makes them ignore Ctrl-C, and the programs that they start inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
