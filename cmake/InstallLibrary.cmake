@@ -29,6 +29,7 @@ set(_public_headers
     orchestrate/model_options.h
     orchestrate/quantize_model.h
     orchestrate/report.h
+    orchestrate/saved_plan.h
     quantize/affine_grid.h
     quantize/quantized_matrix.h
     quantize/rounding/rounding.h)
