@@ -7,7 +7,8 @@ C++ modules include only modules to their left:
 
 Besides: only io/ includes Arrow and Parquet, only linalg/ includes BLAS and LAPACK, and a file that is compiled for one
 instruction set reaches no header with inline functions of its own (the linker might keep that copy for every CPU).
-In Python only arrow_quant_v2/torch imports torch and what needs torch at module level.
+In Python only arrow_quant_v2/torch imports torch and what needs torch at module level. Headers that are installed
+include only headers that are installed.
 
 Usage: check_layers.py [ROOT]. Prints one line per violation and exits 1 when there are any.
 """
@@ -57,6 +58,10 @@ TORCH_PACKAGES = frozenset({"torch", "diffusers", "transformers", "accelerate", 
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+INSTALL_FILE = "cmake/InstallLibrary.cmake"
+INSTALL_LIST = re.compile(r"set\(_public_headers\s+([^)]*)\)")
+GENERATED_HEADERS = {"arrow_quant/base/version.h"}
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,21 @@ def check_python(path: Path, root: Path) -> Iterator[Violation]:
                 break
 
 
+def check_installed(root: Path) -> Iterator[Violation]:
+    """Yield includes of installed headers that are not installed themselves."""
+    listed = INSTALL_LIST.search((root / INSTALL_FILE).read_text(encoding="utf-8"))
+    names = {f"arrow_quant/{name}" for name in (listed[1].split() if listed else [])}
+    for name in sorted(names):
+        path = root / "cpp" / name
+        for include in read_includes(path):
+            if include.module is not None and include.header not in names | GENERATED_HEADERS:
+                message = f"{include.header} is not in the list of {INSTALL_FILE}, where this header is"
+                yield Violation(path.relative_to(root), include.line, message)
+
+
 def find_violations(root: Path) -> list[Violation]:
-    """Check every C++ file under cpp/arrow_quant and bindings and every Python file under python."""
-    violations: list[Violation] = []
+    """Check every C++ file under cpp/arrow_quant and bindings, the installed headers, and every Python file."""
+    violations: list[Violation] = list(check_installed(root)) if (root / INSTALL_FILE).exists() else []
     for folder in ("cpp/arrow_quant", "bindings"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in {".h", ".cc"}:
