@@ -91,7 +91,9 @@ class LayerRounding {
       : weight_(weight), inputs_(inputs), time_weights_(time_weights), options_(options), stop_(stop) {
     moments_.reserve(inputs.size());
     for (const auto& input : inputs) moments_.push_back(input->SecondMoment(time_weights));
-    if (HaveReference(inputs)) Correct();
+    if (!HaveReference(inputs)) return;
+    inherited_ = FloatError(weight_);
+    Correct();
   }
 
   bool has_target() const { return !corrected_.empty(); }
@@ -113,9 +115,11 @@ class LayerRounding {
     }
     result.matrix = Stack(std::move(parts));
     Measure(target, corrected, result);
-    if (corrected) result.corrected = corrected_;
     return result;
   }
+
+  // What was rounded in place of the weight; to be called last.
+  AlignedVector<float> TakeCorrected() { return std::move(corrected_); }
 
   // What candidates are compared by.
   double Error(const CalibratedRounding& rounded) const {
@@ -145,11 +149,12 @@ class LayerRounding {
     const MatrixView<const float> quantized(values.data(), weight_.rows, weight_.cols);
     result.sums = Kernels().error_sums(weight_.data, values.data(), values.size());
     result.quality = MeasureQuality(target, quantized, inputs_, options_.num_threads);
-    if (!HaveReference(inputs_)) return;
-    const auto error = [&](MatrixView<const float> q) {
-      return RelativeError(MeasureFloatQuality(weight_, q, inputs_, options_.num_threads), time_weights_);
-    };
-    result.target = {corrected, error(weight_), error(quantized)};
+    if (inherited_ >= 0) result.target = {corrected, inherited_, FloatError(quantized)};
+  }
+
+  // Against the outputs of the float model.
+  double FloatError(MatrixView<const float> quantized) const {
+    return RelativeError(MeasureFloatQuality(weight_, quantized, inputs_, options_.num_threads), time_weights_);
   }
 
   MatrixView<const float> weight_;
@@ -159,6 +164,7 @@ class LayerRounding {
   const std::stop_token& stop_;
   std::vector<AlignedVector<float>> moments_;
   AlignedVector<float> corrected_;
+  double inherited_ = -1;  // of the weight itself; negative: the float model's rows are not known
 };
 
 double LargestActivation(const InputStatistics& input) {
@@ -255,7 +261,7 @@ CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerIn
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
                                    const std::stop_token& stop) {
-  const LayerRounding layer(weight, inputs, time_weights, options, stop);
+  LayerRounding layer(weight, inputs, time_weights, options, stop);
   const std::size_t targets = layer.has_target() ? 2 : 1;
   const std::size_t ways = candidates.size() * targets;
   std::size_t best = 0;
@@ -264,7 +270,10 @@ CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerIn
     const double error = layer.Error(layer.Round(candidates[i / targets], i % targets == 1, 0));
     if (i == 0 || error < best_error) best = i, best_error = error;
   }
-  return layer.Round(candidates[best / targets], best % targets == 1, options.rounds);
+  const bool corrected = best % targets == 1;
+  CalibratedRounding rounded = layer.Round(candidates[best / targets], corrected, options.rounds);
+  if (corrected) rounded.corrected = layer.TakeCorrected();
+  return rounded;
 }
 
 }  // namespace arrow_quant

@@ -70,8 +70,7 @@ std::vector<ConfigField> SizeFields() {
        "Older name of target_size_mb, which it replaces when it is not null."},
       {"target_error", kSize, &Member<&Config::target_error>, Above(0),
        "Error budget of mixed precision: the relative squared error of the model's output that is expected; the "
-       "smallest "
-       "model within it is made, target_size_mb permitting; null is no budget."},
+       "smallest model within it is made, target_size_mb permitting; null is no budget."},
       {"enable_mixed_precision", kSize, &Member<&Config::enable_mixed_precision>, Any(),
        "Choose the bits of every layer from 2, 3, 4, 8 and 16 by measured errors: the least error within "
        "target_size_mb, or the least size within target_error. See docs/mixed-precision.md."},
@@ -83,8 +82,7 @@ std::vector<ConfigField> SizeFields() {
        "keeps a layer as it is."},
       {"from_plan", kSize, &Member<&Config::from_plan>, Any(),
        "File of a plan (quantize --plan --json or --save-plan), maybe edited: bits, group size and method of every "
-       "tensor; "
-       "stronger than all else that chooses them."},
+       "tensor; stronger than all else that chooses them."},
   };
 }
 
@@ -140,13 +138,12 @@ std::vector<ConfigField> CalibrationFields() {
        "Samples that are run through the model."},
       {"calibration_stages", kCalibration, &Member<&Config::calibration_stages>, Between(1, 64),
        "Stages in which layers are calibrated, in their order; those of a later stage see the inputs that the "
-       "quantized "
-       "layers of earlier ones leave, and make up for the difference from the float model where held-out samples gain. "
+       "quantized layers of earlier ones leave, and make up for the difference from the float model where held-out "
+       "samples gain. "
        "Each stage after the first is a run of the samples through both models."},
       {"allow_remote_code", kCalibration, &Member<&Config::allow_remote_code>, Any(),
        "Run Python code from the model's folder where its config.json needs it to build the model (auto_map). Such "
-       "code "
-       "can do whatever you can do."},
+       "code can do whatever you can do."},
       {"objective", kCalibration, &Member<&Config::objective>, OneOf({"trajectory", "detail"}),
        "What time weights favour: the whole picture (noisy steps), or fine detail (late steps)."},
   };
