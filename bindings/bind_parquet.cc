@@ -82,6 +82,9 @@ nb::dict LoadTensor(const ParquetModel& model, std::size_t index) {
   values["zero_points"] = View(tensor.record.zero_points, tensor.owner);
   values["residual_scales"] = View(tensor.record.residual_scales, tensor.owner);
   values["column_scales"] = View(tensor.record.equalization_scales, tensor.owner);
+  values["shift"] = View(tensor.record.shift, tensor.owner);
+  values["rotation_seed"] = nb::cast(tensor.record.rotation_seed);
+  values["equalization_producer"] = nb::cast(tensor.record.equalization_producer);
   values["correction_boundaries"] = nb::tuple(nb::cast(tensor.record.correction_boundaries));
   values["time_gamma"] = View(tensor.record.time_gamma, tensor.owner);
   values["time_beta"] = View(tensor.record.time_beta, tensor.owner);
@@ -189,8 +192,10 @@ void BindParquet(nb::module_& m) {
           "path"_a)
       .def("tensors_json", &ListTensors, "Name, shape, dtype, layout, ... of each tensor, without values.")
       .def("load", &LoadTensor, "index"_a,
-           "data, scales, zero_points, residual_scales, column_scales, time_scales, time_zero_points, time_gamma, "
-           "time_beta of one tensor, without copies, and time_boundaries, time_block_sizes, correction_boundaries.")
+           "data, scales, zero_points, residual_scales, column_scales, shift, time_scales, time_zero_points, "
+           "time_gamma, "
+           "time_beta of one tensor, without copies, and rotation_seed, equalization_producer, time_boundaries, "
+           "time_block_sizes, correction_boundaries.")
       .def("load_legacy", &LoadLegacy, "index"_a, "msb_first"_a = false,
            "data and dtype, or weights (float32), and warnings, of a tensor of an older layout.");
   nb::class_<CompatWriter>(m, "CompatWriter", "Writes the older one-byte-per-weight V2 Extended.")

@@ -6,7 +6,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -24,8 +23,8 @@ MatrixView<const float> ViewOf(const FloatMatrix& matrix) {
   return {matrix.data(), static_cast<std::int64_t>(matrix.shape(0)), static_cast<std::int64_t>(matrix.shape(1))};
 }
 
-std::span<const float> ValuesOf(const std::optional<FloatArray>& array) {
-  return array ? std::span<const float>(array->data(), array->size()) : std::span<const float>();
+std::vector<float> ValuesOf(const std::optional<FloatArray>& array) {
+  return array ? std::vector<float>(array->data(), array->data() + array->size()) : std::vector<float>();
 }
 
 nb::object Floats(std::vector<float> values) {
@@ -39,7 +38,8 @@ nb::dict RangesPy(const TimeAwareQuantizer& quantizer, const FloatMatrix& weight
   ActivationOutcome outcome;
   {
     const nb::gil_scoped_release release;
-    outcome = quantizer.Ranges(ViewOf(weight), statistics, {component, name}, taps, ValuesOf(column_scales));
+    outcome =
+        quantizer.Ranges(ViewOf(weight), statistics, {component, name}, taps, {.scales = ValuesOf(column_scales)});
   }
   nb::dict result;
   result["boundaries"] = nb::tuple(nb::cast(outcome.table.boundaries));

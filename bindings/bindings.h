@@ -9,6 +9,7 @@ void BindAllocation(nanobind::module_& m);
 void BindConfig(nanobind::module_& m);
 void BindParquet(nanobind::module_& m);
 void BindRounding(nanobind::module_& m);
+void BindSpatial(nanobind::module_& m);
 void BindStatistics(nanobind::module_& m);
 void BindTimeAware(nanobind::module_& m);
 

@@ -23,6 +23,7 @@
 #include "arrow_quant/orchestrate/source_listing.h"
 #include "arrow_quant/orchestrate/staging_directory.h"
 #include "arrow_quant/quantize/base_quantizer.h"
+#include "arrow_quant/quantize/spatial/block_hadamard.h"
 #include "bindings.h"
 #include "numpy.h"
 
@@ -171,7 +172,8 @@ void CheckBits(int bits) {
 nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t cols, int bits, std::size_t group_size,
                            const FloatArray& scales, const FloatArray& zero_points,
                            const std::optional<FloatArray>& residual_scales,
-                           const std::optional<FloatArray>& column_scales) {
+                           const std::optional<FloatArray>& column_scales,
+                           const std::optional<std::uint64_t>& rotation_seed) {
   CheckBits(bits);
   constexpr std::size_t kMaxWeights = std::size_t{1} << 48U;
   std::size_t weights = 0;
@@ -198,10 +200,27 @@ nb::object DequantizeArray(const ByteArray& codes, std::size_t rows, std::size_t
         Kernels().dequantize_row(codes.data(), r * cols, cols, bits, group_size, scales.data() + at,
                                  zero_points.data() + at, out.data() + r * cols);
       }
-      for (std::size_t c = 0; scaled && c < cols; ++c) out[r * cols + c] *= column_scales->data()[c];
     }
+    const MatrixView<float> values(out.data(), static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols));
+    if (rotation_seed) UnrotateRows(values, *rotation_seed);
+    for (std::size_t i = 0; scaled && i < out.size(); ++i) out[i] *= column_scales->data()[i % cols];
   }
   return ToNumpy<float>(std::move(out), {rows, cols});
+}
+
+nb::object RotationSignsPy(std::size_t cols, std::uint64_t seed) {
+  return ToNumpy<float>(RotationSigns(static_cast<std::int64_t>(cols), seed), {cols});
+}
+
+nb::object RotateRowsPy(const FloatMatrix& rows, std::uint64_t seed, bool inverse) {
+  AlignedVector<float> out(rows.data(), rows.data() + rows.size());
+  const MatrixView<float> view(out.data(), static_cast<std::int64_t>(rows.shape(0)),
+                               static_cast<std::int64_t>(rows.shape(1)));
+  {
+    const nb::gil_scoped_release release;
+    inverse ? UnrotateRows(view, seed) : RotateRows(view, seed);
+  }
+  return ToNumpy<float>(std::move(out), {rows.shape(0), rows.shape(1)});
 }
 
 nb::object ToFloat32Py(const ByteArray& data, const std::string& dtype_name) {
@@ -264,6 +283,7 @@ NB_MODULE(_core, m) {
   BindParquet(m);
   BindRounding(m);
   BindStatistics(m);
+  BindSpatial(m);
   BindTimeAware(m);
   m.def("active_isa", [] { return std::string(IsaName(ActiveIsa())); }, "Name of the instruction set in use.");
   m.def("quantize_model", &QuantizeModelPy, "input"_a, "output"_a, "options_json"_a, "callback"_a.none(),
@@ -307,8 +327,12 @@ NB_MODULE(_core, m) {
         "Nearest rounding of float32 weight [rows, cols]: (packed codes, scales, zero_points, group_size).");
   m.def("dequantize_array", &DequantizeArray, "codes"_a, "rows"_a, "cols"_a, "bits"_a, "group_size"_a, "scales"_a,
         "zero_points"_a, "residual_scales"_a = nb::none(), "column_scales"_a = nb::none(),
-        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales. "
-        "Columns are then multiplied by column_scales.");
+        "rotation_seed"_a = nb::none(),
+        "Packed codes to float32 [rows, cols]; of a residual binary grid when there are residual_scales. Rows are then "
+        "turned back where there is a rotation_seed, and columns multiplied by column_scales.");
+  m.def("rotation_signs", &RotationSignsPy, "cols"_a, "seed"_a, "Signs of the columns of rotated weights.");
+  m.def("rotate_rows", &RotateRowsPy, "rows"_a, "seed"_a, "inverse"_a = false,
+        "Rows [n, cols] in the basis of rotated weights, or back.");
 }
 
 }  // namespace arrow_quant

@@ -23,6 +23,7 @@ from arrow_quant_v2.errors import (
 from arrow_quant_v2.export import export_safetensors, export_v2_extended
 from arrow_quant_v2.layer import QuantizedLayer, quantize_layer
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor
+from arrow_quant_v2.spatial import SpatialLayer, SpatialQuantizer
 from arrow_quant_v2.time_aware import ActivationRanges, TimeAwareQuantizer, TimeCorrection
 
 __version__: str = core.__version__
@@ -44,6 +45,8 @@ __all__ = [
     "QuantizedModel",
     "ResourceError",
     "ShapeMismatchError",
+    "SpatialLayer",
+    "SpatialQuantizer",
     "StoredTensor",
     "TimeAwareQuantizer",
     "TimeCorrection",

@@ -25,8 +25,9 @@ class QuantizedLayer:
     """A matrix [rows, cols] as packed codes.
 
     Grid "affine": value = scale * (code - zero_point). Grid "residual_binary", 2 bits: value = zero_point +- scale +-
-    residual_scale, plus where bit 1 and bit 0 of the code are set. With column_scales (float32 [cols], else empty) the
-    values of each column are then multiplied by its own.
+    residual_scale, plus where bit 1 and bit 0 of the code are set. Where there is a rotation_seed, rows are then
+    turned back (see docs/format.md), and with column_scales (float32 [cols], else empty) the values of each column are
+    multiplied by its own.
 
     codes: uint8, LSB-first bit stream over the flattened matrix. scales, zero_points, residual_scales (residual_binary
     only): float32 [rows, groups]. report: how it was rounded (method, and with a hessian dampening, diagonal, float64)
@@ -41,6 +42,7 @@ class QuantizedLayer:
     zero_points: FloatArray
     residual_scales: FloatArray = dataclasses.field(default_factory=_no_floats)
     column_scales: FloatArray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    rotation_seed: int | None = None
     grid: str = "affine"
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class QuantizedLayer:
             self.zero_points.ravel(),
             self.residual_scales.ravel(),
             self.column_scales,
+            self.rotation_seed,
         )
         return matrix.reshape(self.shape)
 

@@ -40,13 +40,16 @@ class StoredTensor:
     Quantized: ``data`` are codes packed LSB-first over the matrix [rows, cols] (``quant_axis`` moved to the front,
     the first ``row_rank`` axes are rows), value = scale * (code - zero_point), one scale and zero point per row and
     ``group_size`` columns. Grid "residual_binary" has 2 bits: value = zero_point +- scale +- residual_scale, plus where
-    bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Where ``column_scales`` [cols]
-    is not empty, values are then multiplied by their column's. Kept: ``data`` are raw little-endian values of ``dtype``
+    bit 1 and bit 0 of the code are set; ``residual_scales`` is empty for "affine". Where there is a ``rotation_seed``
+    rows are then turned back, and where ``column_scales`` [cols] is not empty, values are multiplied by their column's.
+    Kept: ``data`` are raw little-endian values of ``dtype``
     and ``bits`` is 0. A quantized tensor of an older ``layout`` has its values in ``expanded`` instead.
 
     ``time_scales`` and ``time_zero_points`` are static ranges of the layer's input in 8-bit codes, in the order (time
     group, input of a grouped convolution, block of ``time_block_sizes[group]`` input channels); group i holds times in
-    [time_boundaries[i], time_boundaries[i + 1]). All are empty where the model was quantized without activations.
+    [time_boundaries[i], time_boundaries[i + 1]). All are empty where the model was quantized without activations. They
+    are for the input x as the codes of the weight see it, rotated column_scales * (x - ``shift``), shift [cols] or
+    empty. ``equalization_producer`` names the module that yields x and can take the scales.
 
     ``time_gamma`` (or empty: ones) and ``time_beta`` correct the outputs of the quantized weight, y = gamma * (Q x) +
     beta, in the order (time group, output channel), with time groups by ``correction_boundaries``; empty: none.
@@ -71,6 +74,9 @@ class StoredTensor:
     zero_points: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     residual_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
     column_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    rotation_seed: int | None = None
+    shift: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
+    equalization_producer: str | None = None
     time_boundaries: tuple[float, ...] = ()
     time_block_sizes: tuple[int, ...] = ()
     time_scales: FloatArray = dataclasses.field(default_factory=_no_floats, repr=False)
@@ -110,6 +116,7 @@ class StoredTensor:
             self.zero_points,
             self.residual_scales,
             self.column_scales,
+            self.rotation_seed,
         )
         if self.quant_axis == 0:
             return matrix.reshape(self.shape)

@@ -60,6 +60,16 @@ void ActivationStatistics::SetSensitivity(std::vector<double> sensitivity) {
   sensitivity_ = std::move(sensitivity);
 }
 
+std::vector<LayerKey> LayersSharing(const std::map<LayerKey, std::vector<int>>& layers, const LayerKey& layer) {
+  const auto own = layers.find(layer);
+  if (own == layers.end()) return {};
+  std::vector<LayerKey> sharing;
+  for (const auto& [key, inputs] : layers) {
+    if (inputs == own->second) sharing.push_back(key);
+  }
+  return sharing;
+}
+
 void CheckSensitivity(const std::vector<double>& sensitivity, const TimeGroups& groups) {
   if (sensitivity.size() != static_cast<std::size_t>(groups.size())) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(sensitivity.size()) + " sensitivities for " +

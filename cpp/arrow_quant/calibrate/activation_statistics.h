@@ -26,11 +26,16 @@ class StatisticsSource {
   virtual const TimeGroups& time_groups() const = 0;
   // Empty when the samples never reached the layer. Thread-safe.
   virtual LayerInputs Find(const LayerKey& layer) const = 0;
+  // The layers that read what this one reads, itself among them; empty when it was never reached.
+  virtual std::vector<LayerKey> SharingInput(const LayerKey& layer) const = 0;
   // What a relative error of the model's output in each time group does to the final sample; empty: not measured.
   virtual const std::vector<double>& sensitivity() const = 0;
   // Whether second moments were kept for each time group, or only merged.
   virtual bool keeps_groups() const = 0;
 };
+
+// The layers whose inputs have the same numbers as those of `layer`.
+std::vector<LayerKey> LayersSharing(const std::map<LayerKey, std::vector<int>>& layers, const LayerKey& layer);
 
 // One finite value of at least 0 per time group. Throws Error kInvalidArgument.
 void CheckSensitivity(const std::vector<double>& sensitivity, const TimeGroups& groups);
@@ -52,6 +57,7 @@ class ActivationStatistics final : public StatisticsSource {
 
   const TimeGroups& time_groups() const override { return groups_; }
   LayerInputs Find(const LayerKey& layer) const override;
+  std::vector<LayerKey> SharingInput(const LayerKey& layer) const override { return LayersSharing(layers_, layer); }
   const std::vector<double>& sensitivity() const override { return sensitivity_; }
   bool keeps_groups() const override { return options_.keep_groups; }
   // One value of at least 0 per time group. Throws Error kInvalidArgument.

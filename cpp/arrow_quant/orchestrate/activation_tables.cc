@@ -16,18 +16,56 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// As if the input's columns had been multiplied by `scales`, which are positive; empty: by nothing.
-void ScaleColumns(std::span<const float> scales, InputSample& sample) {
-  if (scales.empty()) return;
-  for (AlignedVector<float>* rows : {&sample.fit_rows, &sample.judge_rows}) {
-    for (std::size_t i = 0; i < rows->size(); ++i) (*rows)[i] *= scales[i % scales.size()];
+// A rotated input's range is not known from its columns' and is taken from the rows that fit, widened by this part:
+// fewer rows than there were have seen less of it.
+constexpr float kRotatedMargin = 0.25F;
+
+void TransformRows(const InputTransform& transform, std::int64_t columns, AlignedVector<float>& rows) {
+  TransformInputs(transform, {rows.data(), static_cast<std::int64_t>(rows.size()) / columns, columns});
+}
+
+// Without rows no value of R x is larger than the norm of x.
+void BoundRotated(InputSample& sample) {
+  double squares = 0;
+  for (std::size_t c = 0; c < sample.min.size(); ++c) {
+    const auto largest = static_cast<double>(std::max(-sample.min[c], sample.max[c]));
+    squares += largest * largest;
   }
-  for (std::vector<float>* extremes : {&sample.min, &sample.max}) {
-    for (std::size_t c = 0; c < extremes->size(); ++c) (*extremes)[c] *= scales[c];
+  sample.min.assign(sample.min.size(), -static_cast<float>(std::sqrt(squares)));
+  sample.max.assign(sample.max.size(), static_cast<float>(std::sqrt(squares)));
+}
+
+void SpanRows(InputSample& sample) {
+  const std::size_t columns = sample.min.size();
+  if (columns == 0) return;
+  if (sample.fit_rows.empty()) {
+    BoundRotated(sample);
+    return;
+  }
+  std::fill(sample.min.begin(), sample.min.end(), 0.0F);
+  std::fill(sample.max.begin(), sample.max.end(), 0.0F);
+  for (std::size_t i = 0; i < sample.fit_rows.size(); ++i) {
+    const float value = sample.fit_rows[i] * (1 + kRotatedMargin);
+    sample.min[i % columns] = std::min(sample.min[i % columns], value);
+    sample.max[i % columns] = std::max(sample.max[i % columns], value);
   }
 }
 
-GroupSample SampleOf(const LayerInputs& inputs, std::span<const float> column_scales, int group) {
+// As if the layer had seen transformed inputs.
+void Transform(const InputTransform& transform, std::int64_t columns, InputSample& sample) {
+  if (transform.empty()) return;
+  TransformRows(transform, columns, sample.fit_rows);
+  TransformRows(transform, columns, sample.judge_rows);
+  for (std::vector<float>* extremes : {&sample.min, &sample.max}) {
+    for (std::size_t c = 0; c < extremes->size(); ++c) {
+      if (!transform.shift.empty()) (*extremes)[c] -= transform.shift[c];
+      if (!transform.scales.empty()) (*extremes)[c] *= transform.scales[c];
+    }
+  }
+  if (transform.rotation_seed) SpanRows(sample);
+}
+
+GroupSample SampleOf(const LayerInputs& inputs, const InputTransform& transform, int group) {
   GroupSample samples;
   for (const auto& input : inputs) {
     InputSample sample;
@@ -37,7 +75,7 @@ GroupSample SampleOf(const LayerInputs& inputs, std::span<const float> column_sc
     }
     sample.count = input->count(group);
     SplitHeldOut(input->held_out(group), input->channels(), sample.fit_rows, sample.judge_rows);
-    ScaleColumns(column_scales, sample);
+    Transform(transform, input->channels(), sample);
     samples.push_back(std::move(sample));
   }
   return samples;
@@ -74,11 +112,11 @@ TimeGroups GroupsFor(const LayerInputs& inputs, const TimeGroups& seen, const Ac
 }
 
 std::vector<GroupSample> SamplesIn(const TimeGroups& groups, const TimeGroups& seen, const LayerInputs& inputs,
-                                   std::span<const float> column_scales) {
+                                   const InputTransform& transform) {
   std::vector<std::vector<GroupSample>> members(static_cast<std::size_t>(groups.size()));
   for (int g = 0; g < seen.size(); ++g) {
     members[static_cast<std::size_t>(groups.Of(seen.boundaries()[static_cast<std::size_t>(g)]))].push_back(
-        SampleOf(inputs, column_scales, g));
+        SampleOf(inputs, transform, g));
   }
   std::vector<GroupSample> samples;
   samples.reserve(members.size());
@@ -241,24 +279,35 @@ std::pair<float, float> UnionOf(std::span<const float> scales, std::span<const f
   return {scale, -low / scale};
 }
 
-}  // namespace
-
-InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std::int64_t inputs) {
-  std::vector<std::int64_t> shape = info.shape;
-  const auto axis = shape.begin() + matrix.quant_axis;
-  std::rotate(shape.begin(), axis, axis + 1);
-  const auto at = static_cast<std::size_t>(matrix.row_rank);
-  const std::int64_t channels = at < shape.size() ? std::max<std::int64_t>(shape[at], 1) : 1;
-  return {inputs, channels, matrix.cols / channels};
+// What a shift takes from a transformed input, [columns]; empty without one.
+std::vector<float> OffsetOf(const InputTransform& transform) {
+  std::vector<float> offset = transform.shift;
+  if (offset.empty()) return offset;
+  const InputTransform rest{transform.scales, {}, transform.rotation_seed};
+  TransformInputs(rest, {offset.data(), 1, static_cast<std::int64_t>(offset.size())});
+  return offset;
 }
 
-ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
-                                      std::span<const float> column_scales, const TimeGroups& seen_groups,
-                                      const InputLayout& layout, const ActivationOptions& options, bool time_aware) {
+// Energy of the layer's outputs, with what a shift takes from its input.
+double EnergyOf(const GroupSample& sample, const std::vector<float>& offset, const InputLayout& layout,
+                MatrixView<const float> weight) {
+  if (offset.empty()) return OutputEnergyOf(sample, layout, weight);
+  GroupSample whole(sample.size());
+  for (std::size_t i = 0; i < sample.size(); ++i) {
+    whole[i].judge_rows = sample[i].judge_rows;
+    for (std::size_t k = 0; k < whole[i].judge_rows.size(); ++k) whole[i].judge_rows[k] += offset[k % offset.size()];
+  }
+  return OutputEnergyOf(whole, layout, weight);
+}
+
+ActivationOutcome ChooseTable(MatrixView<const float> weight, const LayerInputs& inputs,
+                              const InputTransform& transform, const TimeGroups& seen_groups, const InputLayout& layout,
+                              const ActivationOptions& options, bool time_aware) {
   const TimeGroups groups = GroupsFor(inputs, seen_groups, options, time_aware);
-  const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs, column_scales);
+  const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs, transform);
+  const std::vector<float> offset = OffsetOf(transform);
   double energy = 0;
-  for (const GroupSample& sample : samples) energy += CountOf(sample) * OutputEnergyOf(sample, layout, weight);
+  for (const GroupSample& sample : samples) energy += CountOf(sample) * EnergyOf(sample, offset, layout, weight);
   Candidate shared = Shared(samples, groups, layout, options, weight);
   const double shared_error = shared.error;
   if (!time_aware || options.time_groups == 1) {
@@ -271,6 +320,25 @@ ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const Laye
   }
   ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
   outcome.fallback_cause = WorseThanShared(timed.error, shared_error, energy > 0 ? energy : 1);
+  return outcome;
+}
+
+}  // namespace
+
+InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std::int64_t inputs) {
+  std::vector<std::int64_t> shape = info.shape;
+  const auto axis = shape.begin() + matrix.quant_axis;
+  std::rotate(shape.begin(), axis, axis + 1);
+  const auto at = static_cast<std::size_t>(matrix.row_rank);
+  const std::int64_t channels = at < shape.size() ? std::max<std::int64_t>(shape[at], 1) : 1;
+  return {inputs, channels, matrix.cols / channels};
+}
+
+ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
+                                      const InputTransform& transform, const TimeGroups& seen_groups,
+                                      const InputLayout& layout, const ActivationOptions& options, bool time_aware) {
+  ActivationOutcome outcome = ChooseTable(weight, inputs, transform, seen_groups, layout, options, time_aware);
+  outcome.table.shift = transform.shift;
   return outcome;
 }
 

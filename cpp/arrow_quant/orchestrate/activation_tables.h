@@ -1,6 +1,5 @@
 #pragma once
 
-#include <span>
 #include <string>
 
 #include "arrow_quant/base/matrix_view.h"
@@ -9,6 +8,7 @@
 #include "arrow_quant/model/matrix_shape.h"
 #include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/orchestrate/report.h"
+#include "arrow_quant/quantize/spatial/input_transform.h"
 #include "arrow_quant/quantize/time_aware/activation_table.h"
 
 namespace arrow_quant {
@@ -24,10 +24,10 @@ InputLayout InputLayoutOf(const TensorInfo& info, const MatrixShape& matrix, std
 
 // Ranges for the input of a layer with the quantized weight [rows, cols]: per time group and block of channels, or one
 // for all times and channels where that is asked for (not `time_aware`, or one group) or no worse on held-out rows.
-// `inputs` must fit the weight. `column_scales` [cols] is what the layer multiplies its input by before it becomes
-// codes, and `weight` what it multiplies those by; empty: the input itself.
+// `inputs` must fit the weight. `transform` is what the layer does to its input before it becomes codes, and `weight`
+// what it multiplies those by; the table has the transform's shift.
 ActivationOutcome MakeActivationTable(MatrixView<const float> weight, const LayerInputs& inputs,
-                                      std::span<const float> column_scales, const TimeGroups& seen_groups,
+                                      const InputTransform& transform, const TimeGroups& seen_groups,
                                       const InputLayout& layout, const ActivationOptions& options, bool time_aware);
 
 // What the JSON column of the older layout can say about a table: the whole range of each group.

@@ -62,9 +62,9 @@ TEST(ActivationTables, ScaledColumnsAreSeenAsTheLayerScalesThem) {
   const LayerInputs inputs = MakeInputs({1, 2});
   std::vector<float> scales(kChannels, 1.0F);
   for (std::size_t c = 0; c < 32; ++c) scales[c] = 0.25F;
-  const auto make = [&](std::span<const float> column_scales) {
+  const auto make = [&](const std::vector<float>& column_scales) {
     const ActivationOptions options{.time_groups = 2, .block_early = 32, .block_late = 32, .range = "min_max"};
-    return MakeActivationTable({weight.data(), kOutputs, kChannels}, inputs, column_scales,
+    return MakeActivationTable({weight.data(), kOutputs, kChannels}, inputs, {.scales = column_scales},
                                TimeGroups::Uniform(1000, 2), {1, kChannels, 1}, options, true)
         .table;
   };

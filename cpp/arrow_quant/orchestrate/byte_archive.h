@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <tuple>
@@ -29,8 +30,24 @@ inline constexpr bool kIsSequence<std::vector<T, A>> = true;
 template <>
 inline constexpr bool kIsSequence<std::string> = true;
 
+template <typename T>
+inline constexpr bool kIsOptional = false;
+template <typename T>
+inline constexpr bool kIsOptional<std::optional<T>> = true;
+
 template <typename Archive, typename T>
 void Transfer(Archive& archive, T& value);
+
+template <typename Archive, typename Optional>
+void TransferOptional(Archive& archive, Optional& value) {
+  std::uint8_t present = value.has_value() ? 1 : 0;
+  Transfer(archive, present);
+  if constexpr (Archive::kReading) {
+    value.reset();
+    if (present != 0) value.emplace();
+  }
+  if (value) Transfer(archive, *value);
+}
 
 template <typename Archive, typename Vector>
 void TransferSequence(Archive& archive, Vector& values) {
@@ -55,6 +72,8 @@ void Transfer(Archive& archive, T& value) {
     archive.Bytes(&value, sizeof value);
   } else if constexpr (kIsSequence<Value>) {
     TransferSequence(archive, value);
+  } else if constexpr (kIsOptional<Value>) {
+    TransferOptional(archive, value);
   } else {
     std::apply([&](auto&... members) { (Transfer(archive, members), ...); }, Members(value));
   }

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <utility>
 
 #include "arrow_quant/quantize/base_quantizer.h"
 #include "arrow_quant/quantize/rounding/target_correction.h"
+#include "arrow_quant/quantize/spatial/input_transform.h"
 
 namespace arrow_quant {
 namespace {
@@ -101,14 +103,15 @@ class LayerRounding {
   CalibratedRounding Round(const RoundingCandidate& candidate, bool corrected, int rounds) const {
     RoundingOptions options = options_;
     options.grid = candidate.grid;
-    options.column_scales = candidate.column_scales;
+    options.column_scales = candidate.equalization == EqualizationKind::kColumns;
     options.rounds = rounds;
     const MatrixView<const float> target = corrected ? Corrected() : weight_;
     CalibratedRounding result;
+    result.way = candidate;
     std::vector<QuantizedMatrix> parts;
     parts.reserve(inputs_.size());
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      RoundingResult part = RoundWithHessian(RowsOf(target, inputs_, i), moments_[i].data(), options, stop_);
+      RoundingResult part = RoundPart(RowsOf(target, inputs_, i), i, candidate, options);
       result.dampening = std::max(result.dampening, part.dampening);
       result.diagonal = result.diagonal || part.diagonal;
       parts.push_back(std::move(part.matrix));
@@ -127,6 +130,23 @@ class LayerRounding {
   }
 
  private:
+  RoundingResult RoundPart(MatrixView<const float> target, std::size_t input, const RoundingCandidate& candidate,
+                           RoundingOptions options) const {
+    if (!candidate.rotation_seed) {
+      options.scales = candidate.scales;
+      return RoundWithHessian(target, moments_[input].data(), options, stop_);
+    }
+    const InputTransform transform{candidate.scales, {}, candidate.rotation_seed};
+    AlignedVector<float> turned(target.data, target.data + target.size());
+    TransformWeight(transform, {turned.data(), target.rows, target.cols});
+    const AlignedVector<float> moment =
+        TransformedMoment(transform, {moments_[input].data(), target.cols, target.cols});
+    RoundingResult result = RoundWithHessian({turned.data(), target.rows, target.cols}, moment.data(), options, stop_);
+    result.matrix.column_scales = candidate.scales;
+    result.matrix.rotation_seed = candidate.rotation_seed;
+    return result;
+  }
+
   MatrixView<const float> Corrected() const { return {corrected_.data(), weight_.rows, weight_.cols}; }
 
   void Correct() {
@@ -166,6 +186,39 @@ class LayerRounding {
   AlignedVector<float> corrected_;
   double inherited_ = -1;  // of the weight itself; negative: the float model's rows are not known
 };
+
+// Rotated twins of those whose scales are known beforehand. Where rotation is demanded, only the plain way is left
+// beside them, for a step back.
+void AddRotations(Use use, std::uint64_t seed, std::vector<RoundingCandidate>& ways) {
+  if (use == Use::kNever) return;
+  std::vector<RoundingCandidate> rotated;
+  for (const RoundingCandidate& way : ways) {
+    if (way.equalization == EqualizationKind::kColumns) continue;
+    rotated.push_back(way);
+    rotated.back().rotation_seed = seed;
+  }
+  if (use == Use::kAlways) ways.resize(1);
+  ways.insert(ways.end(), std::make_move_iterator(rotated.begin()), std::make_move_iterator(rotated.end()));
+}
+
+// Errors of one way to round before refinement.
+struct Compared {
+  double weight = 0;  // by the weight alone
+  double total = 0;   // with the activations, where they count
+};
+
+// The least total among those whose weights are nearly as good as the best.
+std::size_t BestOf(const std::vector<Compared>& ways) {
+  const Compared& first = *std::min_element(ways.begin(), ways.end(),
+                                            [](const Compared& a, const Compared& b) { return a.weight < b.weight; });
+  const double allowed = first.weight + kWeightErrorSlack * first.total;
+  std::size_t best = ways.size();
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    if (ways[i].weight > allowed) continue;
+    if (best == ways.size() || ways[i].total < ways[best].total) best = i;
+  }
+  return best;
+}
 
 double LargestActivation(const InputStatistics& input) {
   float largest = 0;
@@ -237,13 +290,26 @@ OutputQuality MeasureFloatQuality(MatrixView<const float> weight, MatrixView<con
       });
 }
 
-std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, const ModelOptions& options, int bits,
-                                            const LayerInputs& inputs) {
+std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, int bits, const LayerInputs& inputs,
+                                            const EqualizationScales& scales, std::uint64_t rotation_seed) {
+  const SpatialChoice& wanted = strategy.transforms;
+  std::vector<RoundingCandidate> ways = {{}};
+  if (inputs.size() == 1) {
+    if (wanted.columns) ways.push_back({.equalization = EqualizationKind::kColumns});
+    if (wanted.balance && !scales.balance.empty()) {
+      ways.push_back({.equalization = EqualizationKind::kBalance, .scales = scales.balance});
+    }
+    if (wanted.grid && !scales.grid.empty() && scales.grid != scales.balance) {
+      ways.push_back({.equalization = EqualizationKind::kGrid, .scales = scales.grid, .alpha = scales.alpha});
+    }
+    AddRotations(wanted.rotation, rotation_seed, ways);
+  }
   std::vector<RoundingCandidate> candidates;
   for (const GridKind grid : AllowedGrids(strategy, bits)) {
-    candidates.push_back({grid, false});
-    // Groups of a convolution would each need their own scales.
-    if (options.column_scales && inputs.size() == 1) candidates.push_back({grid, true});
+    for (RoundingCandidate way : ways) {
+      way.grid = grid;
+      candidates.push_back(std::move(way));
+    }
   }
   return candidates;
 }
@@ -260,19 +326,25 @@ RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits) {
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
-                                   const std::stop_token& stop) {
+                                   const std::stop_token& stop, const ActivationCost& activation_cost) {
   LayerRounding layer(weight, inputs, time_weights, options, stop);
   const std::size_t targets = layer.has_target() ? 2 : 1;
   const std::size_t ways = candidates.size() * targets;
-  std::size_t best = 0;
-  double best_error = 0;
+  std::vector<Compared> compared;
+  double plain_error = -1;
   for (std::size_t i = 0; ways > 1 && i < ways; ++i) {
-    const double error = layer.Error(layer.Round(candidates[i / targets], i % targets == 1, 0));
-    if (i == 0 || error < best_error) best = i, best_error = error;
+    const RoundingCandidate& candidate = candidates[i / targets];
+    const CalibratedRounding rounded = layer.Round(candidate, i % targets == 1, 0);
+    const double error = layer.Error(rounded);
+    compared.push_back({error, error + (activation_cost ? activation_cost(rounded.matrix) : 0)});
+    if (candidate.plain() && (plain_error < 0 || compared[i].total < plain_error)) plain_error = compared[i].total;
   }
+  const std::size_t best = compared.empty() ? 0 : BestOf(compared);
   const bool corrected = best % targets == 1;
   CalibratedRounding rounded = layer.Round(candidates[best / targets], corrected, options.rounds);
   if (corrected) rounded.corrected = layer.TakeCorrected();
+  if (!compared.empty()) rounded.compared_error = compared[best].total;
+  rounded.plain_error = plain_error;
   return rounded;
 }
 

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -9,12 +12,14 @@
 #include "arrow_quant/base/matrix_view.h"
 #include "arrow_quant/calibrate/activation_statistics.h"
 #include "arrow_quant/kernels/kernels.h"
+#include "arrow_quant/orchestrate/equalization_scales.h"
 #include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/orchestrate/report.h"
 #include "arrow_quant/orchestrate/strategy.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
 #include "arrow_quant/quantize/rounding/measure_output.h"
 #include "arrow_quant/quantize/rounding/rounding.h"
+#include "arrow_quant/quantize/spatial/equalization.h"
 
 namespace arrow_quant {
 
@@ -26,6 +31,20 @@ struct OutputQuality {
   bool held_out = false;  // false: there were no held-out rows, so the second moment itself was used
 };
 
+// A way to round: a grid, and what is done to the columns first.
+struct RoundingCandidate {
+  GridKind grid = GridKind::kAffine;
+  EqualizationKind equalization = EqualizationKind::kNone;
+  std::vector<float> scales = {};                   // [cols], of kBalance and kGrid
+  double alpha = 0;                                 // of kGrid
+  std::optional<std::uint64_t> rotation_seed = {};  // none: no rotation
+
+  bool plain() const { return equalization == EqualizationKind::kNone && !rotation_seed; }
+};
+
+// What integer activations cost the outputs of a layer with such a matrix, relative to their energy.
+using ActivationCost = std::function<double(const QuantizedMatrix&)>;
+
 struct CalibratedRounding {
   QuantizedMatrix matrix;
   ErrorSums sums;            // of the weights
@@ -35,6 +54,11 @@ struct CalibratedRounding {
       {};                 // what was rounded in place of the weight [rows, cols]; empty: the weight itself
   double dampening = 0;   // the largest that was used
   bool diagonal = false;  // the second moment was of no use but for its diagonal
+  RoundingCandidate way = {};
+  // Relative output errors before refinement, those of activations counted where they are known: of this way and of
+  // the best one without a transform; negative where there was nothing to compare.
+  double compared_error = -1;
+  double plain_error = -1;
 };
 
 // Relative output error ee / ww, each time group counting as it does in the second moment (empty: alike); 0 when
@@ -51,23 +75,25 @@ OutputQuality MeasureQuality(MatrixView<const float> weight, MatrixView<const fl
 OutputQuality MeasureFloatQuality(MatrixView<const float> weight, MatrixView<const float> quantized,
                                   const LayerInputs& inputs, int num_threads);
 
-// A way to round: a grid, and whether columns are brought to one size first.
-struct RoundingCandidate {
-  GridKind grid = GridKind::kAffine;
-  bool column_scales = false;
-};
-// Those that a run with `options` compares.
-std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, const ModelOptions& options, int bits,
-                                            const LayerInputs& inputs);
+// Those that a run compares. `rotation_seed` is of rotations, where the strategy wants them. Of the strategy's
+// transforms a layer without scales or with several inputs (groups of a convolution would each need their own) has
+// none.
+std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, int bits, const LayerInputs& inputs,
+                                            const EqualizationScales& scales, std::uint64_t rotation_seed);
 RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits);
 
+// A weight is stored once, for float activations and for integer ones: a way to round whose error of the weight alone
+// exceeds the least one by more than this part of both errors is not taken for what it does to the activations.
+inline constexpr double kWeightErrorSlack = 0.05;
+
 // Rounds with error feedback, an input of a grouped convolution after the other. Of several candidates the one with the
-// smallest output error on held-out rows before refinement is taken. Where the inputs have those of a float model
+// smallest output error on held-out rows before refinement is taken; with `activation_cost`, the smallest sum of both
+// among those within kWeightErrorSlack. Where the inputs have those of a float model
 // beside them, each candidate is tried with the weight and with the corrected target (CorrectTarget), and compared by
 // the error against the float model's outputs. `inputs` must fit. Throws as RoundWithHessian.
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
-                                   const std::stop_token& stop);
+                                   const std::stop_token& stop, const ActivationCost& activation_cost = {});
 
 }  // namespace arrow_quant

@@ -182,7 +182,7 @@ TensorOutcome ComponentRun::QuantizeOne(std::size_t i, const Job& job) {
   if (plan.merged) return {};
   const ModelOptions options = OptionsOf(plan, context_.options);
   const Strategy strategy = StrategyOf(plan, context_.strategy);
-  const TensorContext context{options, strategy, context_.calibration};
+  const TensorContext context{options, strategy, context_.calibration, context_.equalization};
   const auto quantize = [&](const TensorInfo& tensor, std::span<const std::byte> bytes) {
     return QuantizeTensor(
         {tensor, bytes, plan.decision, plan.bits, component_.name}, context,

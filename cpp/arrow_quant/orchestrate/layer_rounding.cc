@@ -14,7 +14,7 @@ QuantizedMatrix Round(MatrixView<const float> weight, const LayerInputs& inputs,
   if (!strategy.error_feedback || !Unfit(inputs, weight.rows, weight.cols).empty()) {
     return RoundNearest(weight, nullptr, rounding);
   }
-  return RoundCalibrated(weight, inputs, CandidatesOf(strategy, options, bits, inputs), time_weights, rounding, {})
+  return RoundCalibrated(weight, inputs, CandidatesOf(strategy, bits, inputs, {}, 0), time_weights, rounding, {})
       .matrix;
 }
 

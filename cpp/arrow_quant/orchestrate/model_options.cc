@@ -75,9 +75,6 @@ void ReadNames(const Json& json, ModelOptions& options) {
   ReadWord(json, "rounding", {"auto", "nearest", "ldlq"}, options.rounding);
   ReadWord(json, "grid", {"auto", "affine", "residual_binary"}, options.grid);
   ReadWord(json, "fit", {"auto", "min_max", "fitted"}, options.fit);
-  std::string equalization = "auto";
-  ReadWord(json, "equalization", {"auto", "none", "balance", "grid"}, equalization);
-  options.column_scales = equalization == "auto";
   std::string order = "activation";
   ReadWord(json, "rounding_order", {"activation", "natural"}, order);
   options.order = order == "natural" ? ColumnOrder::kNatural : ColumnOrder::kActivation;
@@ -137,6 +134,15 @@ void ReadActivations(const Json& json, ActivationOptions& options) {
   }
 }
 
+void ReadSpatial(const Json& json, SpatialOptions& options) {
+  Read(json, "enable_spatial", options.enabled);
+  ReadWord(json, "strategy_spatial", {"auto", "always", "never"}, options.strategy);
+  ReadWord(json, "equalization", {"auto", "none", "balance", "grid"}, options.equalization);
+  ReadWord(json, "smoothing", {"auto", "none", "shift"}, options.smoothing);
+  ReadWord(json, "hadamard", {"auto", "none", "block"}, options.hadamard);
+  Read(json, "equalization_producers", options.producers);
+}
+
 void ReadTimeWeights(const Json& json, TimeWeightOptions& options) {
   std::string objective = "trajectory";
   ReadWord(json, "objective", {"trajectory", "detail"}, objective);
@@ -150,34 +156,6 @@ void ReadTimeWeights(const Json& json, TimeWeightOptions& options) {
   std::string weighting;
   ReadWord(json, "time_weighting", {"uniform", "sensitivity"}, weighting);
   options.sensitivity = weighting == "sensitivity";
-}
-
-// What a key may ask for in this version; anything else is refused rather than ignored.
-struct Supported {
-  const char* key;
-  std::vector<Json> values;
-};
-
-const std::vector<Supported>& SupportedValues() {
-  static const std::vector<Supported> table = {
-      {"strategy_spatial", {"auto", "never"}},
-      {"equalization", {"auto", "none"}},
-      {"smoothing", {"auto", "none"}},
-      {"hadamard", {"auto", "none"}},
-  };
-  return table;
-}
-
-void RefuseUnsupported(const Json& json) {
-  for (const Supported& entry : SupportedValues()) {
-    const auto it = json.find(entry.key);
-    if (it == json.end() || std::find(entry.values.begin(), entry.values.end(), *it) != entry.values.end()) continue;
-    std::string allowed;
-    for (const Json& value : entry.values) allowed += (allowed.empty() ? "" : " or ") + value.dump();
-    throw Error(ErrorCode::kConfiguration,
-                std::string(entry.key) + " is " + it->dump() + ", which this version cannot do",
-                {.remedy = "Use " + allowed + "."});
-  }
 }
 
 std::string EscapedName(const std::string& name) {
@@ -258,7 +236,7 @@ ModelOptions ModelOptionsFromJson(std::string_view text) {
   ReadNames(json, options);
   ReadActivations(json, options.activations);
   ReadTimeWeights(json, options.time_weights);
-  RefuseUnsupported(json);
+  ReadSpatial(json, options.spatial);
   ReadLayerRules(json, options);
   ReadPrecision(json, options.precision);
   ReadPlan(json, options);

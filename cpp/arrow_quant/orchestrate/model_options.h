@@ -31,6 +31,17 @@ struct ActivationOptions {
   ThermodynamicConfig transitions = {};      // between neighbouring groups
 };
 
+// Transforms of the inputs of layers, as in the configuration.
+struct SpatialOptions {
+  bool enabled = true;
+  std::string strategy = "auto";      // "always", "never"
+  std::string equalization = "auto";  // "none", "balance", "grid"
+  std::string smoothing = "auto";     // "none", "shift"
+  std::string hadamard = "none";      // "auto", "block"
+  // By component and tensor: the module that yields the layer's input and can take its scales.
+  std::map<std::string, std::map<std::string, std::string>> producers;
+};
+
 // How much each time group counts in the second moments that weights are rounded by.
 struct TimeWeightOptions {
   bool sensitivity = false;   // by what was measured
@@ -59,7 +70,6 @@ struct ModelOptions {
   std::string fit = "auto";       // "min_max", "fitted"
   ColumnOrder order = ColumnOrder::kActivation;
   int rounds = 2;
-  bool column_scales = true;  // bring input channels to one size before rounding where held-out rows gain by it
   double dampening = 0.01;
   bool diffusion = true;  // false: any model, no modality asked for
   std::optional<Modality> modality;
@@ -68,6 +78,7 @@ struct ModelOptions {
   bool fail_fast = false;   // raise at the first layer that misses it
   OnNonFinite on_nonfinite = OnNonFinite::kError;
   ActivationOptions activations;
+  SpatialOptions spatial;
   TimeWeightOptions time_weights;
   PrecisionOptions precision;
   std::shared_ptr<const SavedPlan> plan;  // says bits, group size and method of every tensor

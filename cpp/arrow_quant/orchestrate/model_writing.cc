@@ -42,6 +42,7 @@ void AddActivations(const ActivationTable& table, TensorRecord& record) {
   record.time_block_sizes.assign(table.block_sizes.begin(), table.block_sizes.end());
   record.time_scales = table.scales;
   record.time_zero_points = table.zero_points;
+  record.shift = table.shift;
   record.time_aware_quant_json = TimeAwareJson(table);
 }
 
@@ -58,9 +59,35 @@ void RemoveTimeTables(TensorRecord& record) {
   record.time_beta = {};
   record.time_boundaries.clear();
   record.time_block_sizes.clear();
+  record.shift = {};
+  record.spatial_quant_json.reset();
   record.time_scales = {};
   record.time_zero_points = {};
   record.time_aware_quant_json.reset();
+}
+
+// What the JSON column of the older layout can hold: whether input channels are scaled and shifted, and one scale for
+// each. Its readers never applied them, and ours take them from columns of their own.
+std::optional<std::string> SpatialJson(const TensorOutcome& outcome, std::int64_t taps) {
+  const std::string& kind = outcome.report.spatial.equalization;
+  const bool equalized = kind == "balance" || kind == "grid";
+  const bool shifted = !outcome.activations.shift.empty();
+  if (!equalized && !shifted) return std::nullopt;
+  Json scales = Json::array();
+  const std::vector<float>& columns = outcome.matrix.column_scales;
+  for (std::size_t c = 0; equalized && c < columns.size(); c += static_cast<std::size_t>(taps)) {
+    scales.push_back(columns[c]);
+  }
+  return Json{{"enabled", true},
+              {"channel_equalization", equalized},
+              {"activation_smoothing", shifted},
+              {"equalization_scales", std::move(scales)}}
+      .dump();
+}
+
+bool HasRotation(const ModelResult& result) {
+  return std::any_of(result.tensors.begin(), result.tensors.end(),
+                     [](const TensorReport& report) { return report.spatial.rotation; });
 }
 
 // Rows in one part, a multiple of kPartRowMultiple, so that a part's bytes stay near kPreferredCellBytes.
@@ -134,6 +161,9 @@ void ComponentWriting::AppendQuantized(const TensorInfo& info, const MatrixShape
   record.zero_point_kind = "float";
   record.row_rank = matrix.row_rank;
   record.equalization_scales = m.column_scales;
+  record.rotation_seed = m.rotation_seed;
+  if (!outcome.report.spatial.producer.empty()) record.equalization_producer = outcome.report.spatial.producer;
+  record.spatial_quant_json = SpatialJson(outcome, InputLayoutOf(info, matrix, 1).taps);
   AddActivations(outcome.activations, record);
   AddCorrection(outcome, record);
   for (std::uint64_t begin = 0; begin < rows; begin += step) {
@@ -209,6 +239,7 @@ void WriteSideFiles(const ModelSource& source, const ModelOptions& options, cons
   WriteJson(directory / "metadata.json", metadata);
   Manifest manifest;
   manifest.product_version = kVersion;
+  if (HasRotation(result)) manifest.format_version = kFormatVersion;
   manifest.fingerprints["source"] = SourceFingerprint(source);
   for (const WrittenFile& file : files) {
     manifest.files.push_back({fs::relative(file.path, directory).generic_string(), file.bytes, file.checksum});

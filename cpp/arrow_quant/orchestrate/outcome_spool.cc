@@ -64,6 +64,12 @@ auto Members(T& value) {
   return std::tie(corrected, inherited, error);
 }
 
+template <Is<SpatialReport> T>
+auto Members(T& value) {
+  auto& [wanted, equalization, alpha, shift, rotation, error, plain_error, producer] = value;
+  return std::tie(wanted, equalization, alpha, shift, rotation, error, plain_error, producer);
+}
+
 template <Is<OutputCorrection> T>
 auto Members(T& value) {
   auto& [gains, biases] = value;
@@ -74,11 +80,12 @@ template <Is<TensorReport> T>
 auto Members(T& value) {
   auto& [name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales, reason,
          cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening, non_finite_rows,
-         constant_groups, num_params, source_bytes, stored_bytes, activations, correction, target, fallbacks] = value;
+         constant_groups, num_params, source_bytes, stored_bytes, activations, spatial, correction, target, fallbacks] =
+      value;
   return std::tie(name, component, dtype, shape, role, quantized, bits, group_size, tail, method, grid, column_scales,
                   reason, cosine, sqnr_db, calibrated, output_cosine, output_sqnr_db, time_groups, dampening,
-                  non_finite_rows, constant_groups, num_params, source_bytes, stored_bytes, activations, correction,
-                  target, fallbacks);
+                  non_finite_rows, constant_groups, num_params, source_bytes, stored_bytes, activations, spatial,
+                  correction, target, fallbacks);
 }
 
 template <Is<ErrorSums> T>
@@ -89,8 +96,10 @@ auto Members(T& value) {
 
 template <Is<QuantizedMatrix> T>
 auto Members(T& value) {
-  auto& [rows, cols, bits, group_size, grid, codes, scales, zero_points, residual_scales, column_scales] = value;
-  return std::tie(rows, cols, bits, group_size, grid, codes, scales, zero_points, residual_scales, column_scales);
+  auto& [rows, cols, bits, group_size, grid, codes, scales, zero_points, residual_scales, rotation_seed,
+         column_scales] = value;
+  return std::tie(rows, cols, bits, group_size, grid, codes, scales, zero_points, residual_scales, rotation_seed,
+                  column_scales);
 }
 
 template <Is<InputLayout> T>
@@ -101,8 +110,8 @@ auto Members(T& value) {
 
 template <Is<ActivationTable> T>
 auto Members(T& value) {
-  auto& [layout, boundaries, block_sizes, scales, zero_points] = value;
-  return std::tie(layout, boundaries, block_sizes, scales, zero_points);
+  auto& [layout, boundaries, block_sizes, scales, zero_points, shift] = value;
+  return std::tie(layout, boundaries, block_sizes, scales, zero_points, shift);
 }
 
 template <Is<TensorOutcome> T>

@@ -19,6 +19,7 @@
 #include "arrow_quant/orchestrate/apply_plan.h"
 #include "arrow_quant/orchestrate/component_run.h"
 #include "arrow_quant/orchestrate/mixed_precision.h"
+#include "arrow_quant/orchestrate/model_equalization.h"
 #include "arrow_quant/orchestrate/model_writing.h"
 #include "arrow_quant/orchestrate/run_key.h"
 #include "arrow_quant/orchestrate/staging_directory.h"
@@ -129,6 +130,14 @@ Resolved Resolve(const fs::path& input, const ModelOptions& options, const Model
   return r;
 }
 
+// Refers to `r` and `options`.
+ModelEqualization EqualizationOf(const Resolved& r, const ModelOptions& options) {
+  std::vector<PlannedComponent> components;
+  components.reserve(r.plans.size());
+  for (std::size_t c = 0; c < r.plans.size(); ++c) components.push_back({r.source.components[c], r.plans[c]});
+  return {std::move(components), options, r.strategy, r.calibration};
+}
+
 // Measuring quantizes every layer at four widths, the run at one.
 constexpr double kMeasuringShare = 0.8;
 
@@ -139,8 +148,9 @@ void ChooseBits(Resolved& r, const ModelOptions& options, const fs::path& figure
   for (std::size_t c = 0; c < r.plans.size(); ++c) components.push_back({r.source.components[c], r.plans[c]});
   MeasuringProgress part;
   if (progress) part = [&](const std::string& tensor, double done) { progress(tensor, kMeasuringShare * done); };
-  r.result.precision =
-      ChoosePrecision(components, {options, r.strategy, r.calibration}, figures, part, stop, r.result.warnings);
+  ModelEqualization equalization = EqualizationOf(r, options);
+  r.result.precision = ChoosePrecision(components, {options, r.strategy, r.calibration, &equalization}, figures, part,
+                                       stop, r.result.warnings);
 }
 
 void WarnOfSize(const ModelOptions& options, ModelResult& result) {
@@ -291,13 +301,14 @@ void QuantizeComponents(Resolved& r, const ModelOptions& options, const Progress
   }
   const double all = static_cast<double>(std::max<std::int64_t>(WeightsToQuantize(r), 1));
   const double begun = options.precision.enabled ? kMeasuringShare : 0;
+  ModelEqualization equalization = EqualizationOf(r, options);
   ErrorSums total;
   std::int64_t done_before = 0;
   std::vector<WrittenFile> files;
   for (std::size_t c = 0; c < r.source.components.size(); ++c) {
     const SourceComponent& component = r.source.components[c];
     ComponentRun run(component, staging.path() / component.directory, r.result.modality,
-                     {options, r.strategy, r.calibration}, {staging.journal(), c, spool});
+                     {options, r.strategy, r.calibration, &equalization}, {staging.journal(), c, spool});
     ComponentResult part = run.Run(
         r.plans[c],
         [&](const std::string& name, std::int64_t done) {

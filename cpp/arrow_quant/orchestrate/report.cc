@@ -40,6 +40,18 @@ Json ActivationsJson(const ActivationReport& a) {
           {"jumps", a.smoothness < 0 ? Json(nullptr) : Json(a.jumps)}};
 }
 
+Json SpatialJson(const SpatialReport& s) {
+  if (s.equalization.empty()) return nullptr;
+  const auto measured = [](double error) { return error < 0 ? Json(nullptr) : Json(error); };
+  return {{"equalization", s.equalization},
+          {"alpha", s.equalization == "grid" ? Json(s.alpha) : Json(nullptr)},
+          {"shift", s.shift},
+          {"rotation", s.rotation},
+          {"error", measured(s.error)},
+          {"plain_error", measured(s.plain_error)},
+          {"producer", s.producer.empty() ? Json(nullptr) : Json(s.producer)}};
+}
+
 Json CorrectionJson(const CorrectionReport& c) {
   if (c.kind.empty()) return nullptr;
   return {{"kind", c.kind},
@@ -60,6 +72,7 @@ void AddOutputFigures(const TensorReport& r, Json& json) {
   json["dampening"] = r.calibrated ? Json(r.dampening) : Json(nullptr);
   json["time_groups"] = TimeGroupsJson(r);
   json["activations"] = ActivationsJson(r.activations);
+  json["spatial"] = SpatialJson(r.spatial);
   json["time_correction"] = CorrectionJson(r.correction);
   json["target"] = TargetJson(r.target);
 }
@@ -161,6 +174,7 @@ std::map<std::string, double> ModelResult::fallback_rate() const {
     std::map<std::string, bool> methods;  // of this layer: whether it was left
     if (r.quantized) methods[r.method] = false;
     if (!r.activations.method.empty()) methods[r.activations.method] = false;
+    if (r.spatial.wanted) methods["spatial"] = false;
     for (const Fallback& f : r.fallbacks) methods[f.from_method] = true;
     for (const auto& [method, was_left] : methods) {
       ++tried[method];
@@ -177,6 +191,12 @@ std::map<std::string, double> ModelResult::fallback_rate() const {
 std::string ToJson(const ActivationReport& report) { return ActivationsJson(report).dump(); }
 
 std::string ToJson(const CorrectionReport& report) { return CorrectionJson(report).dump(); }
+
+std::string FallbacksJson(const TensorReport& report) {
+  Json list = Json::array();
+  for (const Fallback& f : report.fallbacks) list.push_back(FallbackJson(f));
+  return list.dump();
+}
 
 std::string ToJson(const TensorReport& report) {
   Json json = {{"role", report.role},

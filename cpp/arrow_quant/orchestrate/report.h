@@ -43,6 +43,20 @@ struct ActivationReport {
   std::int64_t jumps = 0;
 };
 
+// What is done to the input channels of a layer before rounding.
+struct SpatialReport {
+  bool wanted = false;       // by the strategy
+  std::string equalization;  // "none", "columns", "balance", "grid"; empty: nothing was compared
+  double alpha = 0;          // of "grid"
+  bool shift = false;        // means are taken from the input
+  bool rotation = false;
+  // Relative output errors with this and without any of it, weights and 8-bit activations together, before refinement,
+  // on held-out rows; negative: not compared.
+  double error = -1;
+  double plain_error = -1;
+  std::string producer;  // module that yields the input and can take the scales; empty: they are applied at run time
+};
+
 // Gains and biases of a layer's outputs per time group.
 struct CorrectionReport {
   std::string kind;  // "none", "bias", "gain_and_bias"; empty: not tried
@@ -88,6 +102,7 @@ struct TensorReport {
   std::int64_t source_bytes = 0;
   std::int64_t stored_bytes = 0;  // of codes and grids before compression
   ActivationReport activations;
+  SpatialReport spatial;
   CorrectionReport correction;
   TargetReport target;
   std::vector<Fallback> fallbacks;
@@ -175,6 +190,8 @@ struct ModelResult {
 std::string ToJson(const ModelResult& result);
 std::string ToJson(const ActivationReport& report);
 std::string ToJson(const CorrectionReport& report);
+// What a tensor stepped back from, as a JSON list.
+std::string FallbacksJson(const TensorReport& report);
 // The quality figures of one tensor, for its row in the file.
 std::string ToJson(const TensorReport& report);
 

@@ -34,6 +34,12 @@ Json ActivationOptionsJson(const ActivationOptions& options) {
           {"thermodynamic", TransitionsJson(transitions)}};
 }
 
+Json SpatialJson(const SpatialOptions& options) {
+  const auto& [enabled, strategy, equalization, smoothing, hadamard, producers] = options;
+  return {{"enable_spatial", enabled}, {"strategy_spatial", strategy}, {"equalization", equalization},
+          {"smoothing", smoothing},    {"hadamard", hadamard},         {"equalization_producers", producers}};
+}
+
 Json TimeWeightsJson(const TimeWeightOptions& options) {
   const auto& [sensitivity, given, detail] = options;
   return {{"sensitivity", sensitivity}, {"given", given}, {"detail", detail}};
@@ -54,8 +60,8 @@ Json PrecisionJson(const PrecisionOptions& options) {
 
 // The structured binding names every option, so that one that is added later has to be thought of here.
 Json OptionsJson(const ModelOptions& options) {
-  const auto& [bit_width, group_size, strategy, rounding, grid, fit, order, rounds, column_scales, dampening, diffusion,
-               modality, min_accuracy, fallback, fail_fast, on_nonfinite, activations, time_weights, precision, plan,
+  const auto& [bit_width, group_size, strategy, rounding, grid, fit, order, rounds, dampening, diffusion, modality,
+               min_accuracy, fallback, fail_fast, on_nonfinite, activations, spatial, time_weights, precision, plan,
                num_threads, overwrite, resume, layer_bit_widths, keep, quantize, transposed, components, variant] =
       options;
   Json json = {{"bit_width", bit_width},
@@ -66,7 +72,6 @@ Json OptionsJson(const ModelOptions& options) {
                {"fit", fit},
                {"rounding_order", order == ColumnOrder::kNatural ? "natural" : "activation"},
                {"rounding_rounds", rounds},
-               {"equalization", column_scales ? "auto" : "none"},
                {"dampening", dampening},
                {"mode", diffusion ? "diffusion" : "base"},
                {"modality", modality ? Json(ModalityName(*modality)) : Json(nullptr)},
@@ -81,6 +86,7 @@ Json OptionsJson(const ModelOptions& options) {
                {"components", components},
                {"variant", variant ? Json(*variant) : Json(nullptr)}};
   json.update(ActivationOptionsJson(activations));
+  json.update(SpatialJson(spatial));
   json["time_weighting"] = TimeWeightsJson(time_weights);
   json.update(PrecisionJson(precision));
   json["from_plan"] = plan ? Json(FormatPlan(*plan)) : Json(nullptr);

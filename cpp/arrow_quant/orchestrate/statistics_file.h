@@ -46,6 +46,7 @@ class StatisticsFile final : public StatisticsSource {
 
   const TimeGroups& time_groups() const override { return groups_; }
   LayerInputs Find(const LayerKey& layer) const override;
+  std::vector<LayerKey> SharingInput(const LayerKey& layer) const override { return LayersSharing(layers_, layer); }
   const std::vector<double>& sensitivity() const override { return sensitivity_; }
   bool keeps_groups() const override { return options_.keep_groups; }
   const std::map<LayerKey, std::vector<int>>& layers() const { return layers_; }

@@ -28,6 +28,25 @@ bool Overrule(const std::string& configured, bool table, bool enabled) {
   return table && enabled;
 }
 
+// "auto" means nothing unless the strategy is spatial; a transform that is named is wanted anywhere.
+Use UseOf(const std::string& configured, const char* name, bool spatial) {
+  if (configured == name) return Use::kAlways;
+  return configured == "auto" && spatial ? Use::kAuto : Use::kNever;
+}
+
+SpatialChoice TransformsOf(const DiffusionQuantConfig& config, bool spatial) {
+  SpatialChoice choice;
+  const std::string& equalization = config.equalization;
+  choice.columns = equalization == "auto";
+  if (config.strategy_spatial == "never") return choice;
+  choice.balance = equalization == "balance" || (equalization == "auto" && spatial);
+  choice.grid = equalization == "grid" || (equalization == "auto" && spatial);
+  choice.demanded = equalization == "balance" || equalization == "grid" || config.strategy_spatial == "always";
+  choice.shift = UseOf(config.smoothing, "shift", spatial);
+  choice.rotation = UseOf(config.hadamard, "block", true);
+  return choice;
+}
+
 void DropWhatNeedsActivations(Strategy& strategy) {
   const auto drop = [&](bool& part, const char* note) {
     if (part) strategy.notes.emplace_back(note);
@@ -36,6 +55,7 @@ void DropWhatNeedsActivations(Strategy& strategy) {
   drop(strategy.error_feedback, "Rounding is to the nearest value: error feedback needs activations.");
   drop(strategy.time_aware, "No parameters per time group: they need activations.");
   drop(strategy.spatial, "No equalization: it needs activations.");
+  strategy.transforms = {};
   strategy.time_aware_activations = false;
 }
 
@@ -66,6 +86,9 @@ Strategy ChooseStrategy(std::optional<Modality> modality, const DiffusionQuantCo
   strategy.time_aware = Overrule(time_aware, row.time_aware, config.enable_time_aware);
   strategy.time_aware_activations = Overrule(time_aware, row.time_aware_activations, config.enable_time_aware);
   strategy.spatial = Overrule(config.strategy_spatial, row.spatial, config.enable_spatial);
+  strategy.transforms = TransformsOf(config, strategy.spatial);
+  strategy.spatial = strategy.transforms.balance || strategy.transforms.grid ||
+                     strategy.transforms.shift != Use::kNever || strategy.transforms.rotation != Use::kNever;
   if (!have_activations) DropWhatNeedsActivations(strategy);
   return strategy;
 }
@@ -78,7 +101,11 @@ Strategy StrategyOf(const std::optional<Modality>& modality, const ModelOptions&
   config.fit = options.fit;
   config.enable_time_aware = options.activations.enable_time_aware;
   config.strategy_time_aware = options.activations.strategy_time_aware;
-  config.strategy_spatial = "never";
+  config.enable_spatial = options.spatial.enabled;
+  config.strategy_spatial = options.spatial.strategy;
+  config.equalization = options.spatial.equalization;
+  config.smoothing = options.spatial.smoothing;
+  config.hadamard = options.spatial.hadamard;
   return ChooseStrategy(modality, config, have_activations);
 }
 

@@ -39,6 +39,19 @@ inline constexpr std::array<StrategyRow, 4> kStrategyTable = {{
     {Modality::kAudio, StrategyMethod::kGptq, false, true, true},
 }};
 
+// Whether a transform is used: never, where held-out rows gain by it, or in any case.
+enum class Use { kNever, kAuto, kAlways };
+
+// Transforms of the inputs of layers.
+struct SpatialChoice {
+  bool columns = false;   // equalization by the weight alone
+  bool balance = false;   // by both sides
+  bool grid = false;      // likewise
+  bool demanded = false;  // it was asked for by name, so that a layer without it is a step back
+  Use shift = Use::kNever;
+  Use rotation = Use::kNever;
+};
+
 // What a run really does.
 struct Strategy {
   StrategyMethod method = StrategyMethod::kNone;
@@ -49,6 +62,7 @@ struct Strategy {
   bool time_aware = false;
   bool time_aware_activations = false;
   bool spatial = false;
+  SpatialChoice transforms;
   std::vector<std::string> notes;  // full sentences: what the strategy wanted and could not have
 };
 

@@ -11,12 +11,16 @@
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
+#include "arrow_quant/io/checksum.h"
 #include "arrow_quant/io/parquet/encoded_size.h"
 #include "arrow_quant/numeric/convert.h"
+#include "arrow_quant/numeric/significant_bits.h"
 #include "arrow_quant/orchestrate/activation_tables.h"
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
 #include "arrow_quant/orchestrate/time_correction.h"
+#include "arrow_quant/quantize/affine_grid.h"
 #include "arrow_quant/quantize/base_quantizer.h"
+#include "arrow_quant/quantize/spatial/input_transform.h"
 
 namespace arrow_quant {
 namespace {
@@ -56,6 +60,9 @@ struct Attempt {
   std::optional<OutputQuality> quality;
   double dampening = 0;
   TargetReport target = {};
+  std::optional<RoundingCandidate> way = {};  // of the rounding with error feedback
+  double compared_error = -1;                 // see CalibratedRounding
+  double plain_error = -1;
   AlignedVector<float> corrected = {};  // what was rounded in place of the weight; empty: the weight itself
 };
 
@@ -67,14 +74,47 @@ struct TensorView {
 
 using Progress = std::function<void(std::int64_t)>;
 
-// What codes are multiplied by where the column scales are applied to the input.
-AlignedVector<float> WithoutColumnScales(const QuantizedMatrix& matrix) {
+// What the codes of a matrix are for, and what its input goes through.
+AlignedVector<float> TransformedValues(const QuantizedMatrix& matrix) {
   AlignedVector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
-  DequantizeRows(matrix, 0, matrix.rows, values.data());
-  const std::vector<float>& scales = matrix.column_scales;
-  for (std::size_t i = 0; !scales.empty() && i < values.size(); ++i) values[i] /= scales[i % scales.size()];
+  DequantizeTransformedRows(matrix, 0, matrix.rows, values.data());
   return values;
 }
+
+InputTransform TransformOf(const QuantizedMatrix& matrix) { return {matrix.column_scales, {}, matrix.rotation_seed}; }
+
+// Means of the columns over all rows seen, in stored precision.
+std::vector<float> MeansOf(const InputStatistics& input) {
+  std::vector<Moments> columns(static_cast<std::size_t>(input.channels()));
+  for (int g = 0; g < input.options().groups; ++g) {
+    if (input.count(g) == 0) continue;
+    for (std::size_t c = 0; c < columns.size(); ++c) columns[c].Merge(input.channel_moments(g)[c]);
+  }
+  std::vector<float> means;
+  means.reserve(columns.size());
+  for (const Moments& column : columns) {
+    means.push_back(RoundToSignificantBits(static_cast<float>(column.mean), kScaleSignificantBits));
+  }
+  return means;
+}
+
+// Another one for each layer, the same in every run.
+std::uint64_t RotationSeed(const std::string& name) {
+  Xxh64 hash;
+  hash.Update(name.data(), name.size());
+  return hash.Digest() >> 11;  // exact as a double
+}
+
+// The module that can take the scales of a layer; empty: none is known.
+std::string ProducerOf(const SpatialOptions& options, const TensorJob& job) {
+  const auto component = options.producers.find(job.component);
+  if (component == options.producers.end()) return {};
+  const auto producer = component->second.find(job.info.name);
+  return producer == component->second.end() ? std::string() : producer->second;
+}
+
+// A shift is taken where it lowers the error to this part: it costs a subtraction and a row of means.
+constexpr double kShiftGain = 0.95;
 
 // To the nearest values of min-max or fitted grids, block of rows by block.
 Attempt RoundToNearest(const TensorView& tensor, int bits, GridFit fit, const ModelOptions& options,
@@ -163,11 +203,7 @@ class TensorRun {
       AddActivationStep(from, "dynamic", unfit_, report);
       return {};
     }
-    const AlignedVector<float> values = WithoutColumnScales(matrix);
-    const InputLayout layout = InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size()));
-    ActivationOutcome outcome = MakeActivationTable(
-        {values.data(), matrix.rows, matrix.cols}, inputs_, matrix.column_scales,
-        context_.calibration.statistics->time_groups(), layout, context_.options.activations, wanted);
+    ActivationOutcome outcome = ChooseShift(matrix, report.spatial);
     report.activations = std::move(outcome.report);
     if (!outcome.fallback_cause.empty()) AddActivationStep(from, "shared", outcome.fallback_cause, report);
     return std::move(outcome.table);
@@ -187,12 +223,45 @@ class TensorRun {
                               inputs_, context_.calibration.statistics->time_groups(), count);
   }
 
+  // What was done to the input channels, and a step back where the strategy wanted something and nothing helps.
+  void FillSpatial(const Attempt& attempt, TensorReport& report) const {
+    const SpatialChoice& wanted = context_.strategy.transforms;
+    SpatialReport& spatial = report.spatial;
+    spatial = {};
+    if (!attempt.way) return;
+    spatial.wanted = wanted.balance || wanted.grid || wanted.rotation != Use::kNever;
+    spatial.equalization = EqualizationKindName(attempt.way->equalization);
+    spatial.alpha = attempt.way->alpha;
+    spatial.rotation = attempt.way->rotation_seed.has_value();
+    spatial.error = attempt.compared_error;
+    spatial.plain_error = attempt.plain_error;
+    if (attempt.way->equalization != EqualizationKind::kNone && attempt.way->equalization != EqualizationKind::kColumns)
+      spatial.producer = ProducerOf(context_.options.spatial, job_);
+    if (spatial.wanted && attempt.way->plain()) {
+      const std::string cause = PlainCause(attempt);
+      const double cosine = report.output_cosine;
+      report.fallbacks.push_back(
+          {job_.info.name, report.bits, report.bits, "spatial", "per_channel", cause, cosine, cosine});
+      if (wanted.demanded && context_.options.fail_fast) ThrowFailFast(job_.info, cause);
+    }
+  }
+
  private:
   AlignedVector<float> Weight() const {
     const MatrixShape& shape = view_.matrix;
     AlignedVector<float> weight(static_cast<std::size_t>(shape.rows * shape.cols));
     ReadMatrixRows(job_.info, job_.bytes, shape, 0, shape.rows, weight.data());
     return weight;
+  }
+
+  std::string PlainCause(const Attempt& attempt) const {
+    if (inputs_.size() > 1) return "a convolution in groups has no scales that all of them could share";
+    if (attempt.compared_error < 0) return "the scales of all channels are equal";
+    char text[160];
+    std::snprintf(text, sizeof(text),
+                  "no transform lowers the relative output error of %.3g on held-out rows, weights and activations",
+                  attempt.plain_error);
+    return text;
   }
 
   void AddActivationStep(const char* from, const char* to, const std::string& cause, TensorReport& report) const {
@@ -208,8 +277,44 @@ class TensorRun {
   }
 
   CalibratedRounding WithFeedback(MatrixView<const float> w, int bits) const {
-    return RoundCalibrated(w, inputs_, CandidatesOf(context_.strategy, context_.options, bits, inputs_),
-                           context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_);
+    const LayerKey layer{job_.component, job_.info.name};
+    const EqualizationScales scales =
+        context_.equalization == nullptr ? EqualizationScales() : context_.equalization->Of(layer);
+    const std::uint64_t seed = RotationSeed(job_.info.name);
+    const ActivationCost cost = [this](const QuantizedMatrix& matrix) { return ActivationError(matrix); };
+    return RoundCalibrated(w, inputs_, CandidatesOf(context_.strategy, bits, inputs_, scales, seed),
+                           context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_,
+                           context_.strategy.spatial ? cost : ActivationCost());
+  }
+
+  ActivationOutcome TableFor(const QuantizedMatrix& matrix, const InputTransform& transform,
+                             const ActivationOptions& options) const {
+    const AlignedVector<float> values = TransformedValues(matrix);
+    const InputLayout layout = InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size()));
+    return MakeActivationTable({values.data(), matrix.rows, matrix.cols}, inputs_, transform,
+                               context_.calibration.statistics->time_groups(), layout, options,
+                               context_.strategy.time_aware_activations);
+  }
+
+  // Relative output error by 8-bit activations in ranges that hold all that was seen; 0 without held-out rows.
+  double ActivationError(const QuantizedMatrix& matrix) const {
+    ActivationOptions options = context_.options.activations;
+    options.range = "min_max";
+    options.transitions = {};
+    return std::max(TableFor(matrix, TransformOf(matrix), options).report.error, 0.0);
+  }
+
+  // The table, for a shifted input where that is wanted.
+  ActivationOutcome ChooseShift(const QuantizedMatrix& matrix, SpatialReport& report) const {
+    const Use use = inputs_.size() == 1 ? context_.strategy.transforms.shift : Use::kNever;
+    InputTransform transform = TransformOf(matrix);
+    ActivationOutcome plain = TableFor(matrix, transform, context_.options.activations);
+    if (use == Use::kNever) return plain;
+    transform.shift = MeansOf(*inputs_.front());
+    ActivationOutcome shifted = TableFor(matrix, transform, context_.options.activations);
+    if (use == Use::kAuto && !(shifted.report.error < kShiftGain * plain.report.error)) return plain;
+    report.shift = true;
+    return shifted;
   }
 
   // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
@@ -237,6 +342,9 @@ class TensorRun {
     attempt.dampening = rounded.dampening;
     attempt.target = rounded.target;
     attempt.corrected = std::move(rounded.corrected);
+    attempt.way = std::move(rounded.way);
+    attempt.compared_error = rounded.compared_error;
+    attempt.plain_error = rounded.plain_error;
     return attempt;
   }
 
@@ -374,7 +482,7 @@ std::vector<WidthFigures> MeasureWidths(const TensorJob& job, const TensorContex
                                         const std::stop_token& stop) {
   ModelOptions options = context.options;
   options.fail_fast = false;  // steps back are for the run that keeps what it makes
-  const TensorContext own{options, context.strategy, context.calibration};
+  const TensorContext own{options, context.strategy, context.calibration, context.equalization};
   const Progress no_progress = [](std::int64_t) {};
   TensorRun run(job, own, no_progress, stop);
   TensorReport scratch = BaseReport(job.info, job.decision);
@@ -452,6 +560,7 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
     }
     if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
     if (cosine >= options.min_accuracy) {
+      run.FillSpatial(attempt, report);
       ActivationTable activations = run.MakeActivations(attempt.matrix, report);
       CorrectionOutcome correction = run.MakeCorrection(attempt);
       report.correction = std::move(correction.report);

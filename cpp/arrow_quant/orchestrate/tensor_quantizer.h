@@ -10,6 +10,7 @@
 #include "arrow_quant/io/tensor_info.h"
 #include "arrow_quant/kernels/kernels.h"
 #include "arrow_quant/model/keep_list.h"
+#include "arrow_quant/orchestrate/equalization_scales.h"
 #include "arrow_quant/orchestrate/model_calibration.h"
 #include "arrow_quant/orchestrate/model_options.h"
 #include "arrow_quant/orchestrate/report.h"
@@ -51,6 +52,7 @@ struct TensorContext {
   const ModelOptions& options;
   const Strategy& strategy;
   const ModelCalibration& calibration;
+  EqualizationSource* equalization = nullptr;  // null: no scales are tried
 };
 
 // Quantizes one tensor: with error feedback where the strategy wants it and activations are at hand, else to the

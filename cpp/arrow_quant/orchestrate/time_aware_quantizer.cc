@@ -20,7 +20,7 @@ LayerInputs InputsOf(MatrixView<const float> weight, const StatisticsSource& sta
 
 ActivationOutcome TimeAwareQuantizer::Ranges(MatrixView<const float> weight, const StatisticsSource& statistics,
                                              const LayerKey& layer, std::int64_t taps,
-                                             std::span<const float> column_scales) const {
+                                             const InputTransform& transform) const {
   const LayerInputs inputs = InputsOf(weight, statistics, layer);
   if (taps < 1 || weight.cols % taps != 0) {
     throw Error(ErrorCode::kShapeMismatch,
@@ -29,7 +29,7 @@ ActivationOutcome TimeAwareQuantizer::Ranges(MatrixView<const float> weight, con
   }
   const InputLayout layout{static_cast<std::int64_t>(inputs.size()), weight.cols / taps, taps};
   const bool time_aware = options_.enable_time_aware && options_.strategy_time_aware != "never";
-  return MakeActivationTable(weight, inputs, column_scales, statistics.time_groups(), layout, options_, time_aware);
+  return MakeActivationTable(weight, inputs, transform, statistics.time_groups(), layout, options_, time_aware);
 }
 
 CorrectionOutcome TimeAwareQuantizer::Corrections(MatrixView<const float> weight, MatrixView<const float> quantized,

@@ -7,6 +7,7 @@
 
 #include "arrow_quant/base/error.h"
 #include "arrow_quant/base/thread_pool.h"
+#include "arrow_quant/quantize/spatial/block_hadamard.h"
 
 namespace arrow_quant {
 namespace {
@@ -118,7 +119,8 @@ QuantizedMatrix QuantizeBase(MatrixView<const float> w, const BaseOptions& optio
   return out;
 }
 
-void DequantizeRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::int64_t row_count, float* out) {
+void DequantizeTransformedRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::int64_t row_count,
+                               float* out) {
   const auto groups = static_cast<std::size_t>(matrix.groups());
   const auto cols = static_cast<std::size_t>(matrix.cols);
   const auto group_size = static_cast<std::size_t>(matrix.group_size);
@@ -132,8 +134,16 @@ void DequantizeRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::
       Kernels().dequantize_row(matrix.codes.data(), row * cols, cols, matrix.bits, group_size,
                                matrix.scales.data() + at, matrix.zero_points.data() + at, out);
     }
-    for (std::size_t c = 0; c < matrix.column_scales.size(); ++c) out[c] *= matrix.column_scales[c];
     out += cols;
+  }
+}
+
+void DequantizeRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::int64_t row_count, float* out) {
+  DequantizeTransformedRows(matrix, row_begin, row_count, out);
+  const MatrixView<float> rows(out, row_count, matrix.cols);
+  if (matrix.rotation_seed) UnrotateRows(rows, *matrix.rotation_seed);
+  for (std::int64_t r = 0; r < row_count; ++r) {
+    for (std::size_t c = 0; c < matrix.column_scales.size(); ++c) rows.Row(r)[c] *= matrix.column_scales[c];
   }
 }
 

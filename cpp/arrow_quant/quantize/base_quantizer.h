@@ -43,5 +43,9 @@ QuantizedMatrix QuantizeBase(MatrixView<const float> w, const BaseOptions& optio
 
 // Rows [row_begin, row_begin + row_count) as float32 into out [row_count, cols].
 void DequantizeRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::int64_t row_count, float* out);
+// The values W' that the codes stand for, which a transformed input is multiplied by; the same where the matrix has
+// neither column scales nor a rotation.
+void DequantizeTransformedRows(const QuantizedMatrix& matrix, std::int64_t row_begin, std::int64_t row_count,
+                               float* out);
 
 }  // namespace arrow_quant

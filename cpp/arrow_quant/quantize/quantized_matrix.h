@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -29,7 +30,9 @@ struct QuantizedMatrix {
   std::vector<float> scales;           // [rows, groups()]
   std::vector<float> zero_points;      // [rows, groups()]; the middle m for a residual binary grid
   std::vector<float> residual_scales;  // [rows, groups()] for a residual binary grid, else empty
-  std::vector<float> column_scales;    // [cols]: what the values of each column are multiplied by; empty: by nothing
+  // What the codes stand for are the values W' of a transformed input: W = (W' R) diag(column_scales).
+  std::optional<std::uint64_t> rotation_seed;  // of R, see RotateRows; none: no rotation
+  std::vector<float> column_scales;            // [cols]; empty: ones
 
   std::int64_t groups() const { return cols == 0 ? 0 : (cols + group_size - 1) / group_size; }
 };

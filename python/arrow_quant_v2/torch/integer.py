@@ -14,6 +14,7 @@ from torch import nn
 from arrow_quant_v2.errors import UnsupportedModelError
 from arrow_quant_v2.model_file import StoredTensor
 from arrow_quant_v2.torch.activations import ActivationTable, BlockRanges, encode_rows
+from arrow_quant_v2.torch.input_transform import InputTransform
 from arrow_quant_v2.torch.modules import PackedConv, PackedLinear, PackedWeight
 from arrow_quant_v2.torch.unfold import TRANSPOSED, input_rows, output_positions, row_blocks, row_width
 
@@ -133,15 +134,18 @@ class _IntegerWeight:
     """What both kinds of layers need of a packed weight and its table; a mixin of nn.Module."""
 
     packed: PackedWeight
+    bias: Any
     table: ActivationTable | None
 
     def _prepare(self, stored: StoredTensor, bits: int, channels: int, inputs: int, keep_planes: bool) -> None:
         self.bits = bits
         self.inputs = inputs
         self.taps = self.packed.cols // channels
+        self.transform = InputTransform(stored, self.taps)
         self.table = ActivationTable(stored, bits, channels, inputs) if stored.time_scales.size else None
         self._keep_planes = keep_planes
         self._planes: Planes | None = None
+        self._offset: torch.Tensor | None = None
         self._segments: dict[int, list[Segment]] = {}
 
     def planes(self) -> Planes:
@@ -158,13 +162,32 @@ class _IntegerWeight:
             self._segments[block_size] = make_segments(self.packed.cols, self.packed.group_size, block_size * self.taps)
         return self._segments[block_size]
 
-    def scaled(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [..., cols] as the codes of the weight see them."""
-        return rows * self.packed.column_scales if self.packed.column_scales.numel() else rows
+    def offset(self) -> torch.Tensor | None:
+        """What a shift takes from the outputs, W shift [rows], with the weight as it is stored; None without one."""
+        shift = self.transform.shift
+        if shift.numel() == 0:
+            return None
+        if self._offset is None or self._offset.device != shift.device:
+            matrix = self.packed.expand_by_kernel() if shift.device.type == "cpu" else self.packed.expand_by_torch()
+            if self.packed.column_scales.numel() and not self.transform.scales.numel():
+                matrix = matrix / self.packed.column_scales  # another module multiplies the input by them
+            self._offset = matrix @ shift
+        return self._offset
+
+    def constant(self) -> torch.Tensor | None:
+        """What is added to the product of codes, [outputs]: the layer's bias and what a shift takes; None for nothing."""
+        bias: torch.Tensor | None = self.bias
+        offset = self.offset()
+        if offset is None:
+            return bias
+        if bias is None:
+            return offset
+        # A grouped transposed convolution has the rows of its weight for each group.
+        return bias.to(torch.float32) + offset.repeat(len(bias) // len(offset))
 
     def dynamic(self, rows: torch.Tensor, planes: Planes) -> torch.Tensor:
         """Rows in floating point by a range of each row."""
-        codes, scales = encode_rows(self.scaled(rows), self.bits)
+        codes, scales = encode_rows(self.transform.rows(rows), self.bits)
         one = torch.ones(1, device=rows.device)
         return integer_matmul(codes, planes, self.segments(self.packed.cols), one) * scales
 
@@ -183,7 +206,8 @@ class IntegerLinear(_IntegerWeight, PackedLinear):
         planes = self.planes()
         if self.table is None:
             y = self.dynamic(rows.flatten(0, 1), planes)
-            y = y if self.bias is None else y + self.bias
+            constant = self.constant()
+            y = y if constant is None else y + constant
         else:
             y = _by_group(self.table, rows, lambda part, group: self._static(part, group, planes))
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
@@ -191,9 +215,8 @@ class IntegerLinear(_IntegerWeight, PackedLinear):
     def _static(self, rows: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None
         ranges = self.table.ranges(group)
-        rows = self.scaled(rows)
-        codes = self.table.encode(rows, ranges, -1).flatten(0, 1)
-        y = integer_matmul(codes, planes, self.segments(ranges.block_size), ranges.scales, self.bias)
+        codes = self.table.encode(self.transform.rows(rows), ranges, -1).flatten(0, 1)
+        y = integer_matmul(codes, planes, self.segments(ranges.block_size), ranges.scales, self.constant())
         return y.reshape(*rows.shape[:-1], self.out_features)
 
 
@@ -225,9 +248,9 @@ class IntegerConv(_IntegerWeight, PackedConv):
             y = _by_group(
                 self.table, batched, lambda part, group: self._in_parts(part, lambda p: self._static(p, group, planes))
             )
-        bias: Any = self.bias
-        if bias is not None:
-            y = y + bias.reshape(-1, *[1] * (y.dim() - 2))
+        constant = self.constant()
+        if constant is not None:
+            y = y + constant.reshape(-1, *[1] * (y.dim() - 2))
         return (y if batched is x else y[0]).to(x.dtype)
 
     def _in_parts(self, x: torch.Tensor, body: Any) -> torch.Tensor:
@@ -240,9 +263,9 @@ class IntegerConv(_IntegerWeight, PackedConv):
     def _static(self, x: torch.Tensor, group: int, planes: Planes) -> torch.Tensor:
         assert self.table is not None
         ranges = [self.table.ranges(group, i) for i in range(self.inputs)]
-        if self.packed.column_scales.numel():
+        if self.transform.of_columns:
             return self._static_by_column(x, planes, ranges)
-        parts = zip(x.chunk(self.inputs, 1), ranges, strict=True)
+        parts = zip(self.transform.channels(x).chunk(self.inputs, 1), ranges, strict=True)
         codes = torch.cat([self.table.encode(part, r, 1) for part, r in parts], 1)
         segments = self.segments(ranges[0].block_size)
         return self._join(
@@ -250,13 +273,13 @@ class IntegerConv(_IntegerWeight, PackedConv):
         )
 
     def _static_by_column(self, x: torch.Tensor, planes: Planes, ranges: Sequence[BlockRanges]) -> torch.Tensor:
-        """Where the positions of a kernel are scaled apart, rows become codes after they are unfolded."""
+        """Where the columns of a row are transformed apart, rows become codes after they are unfolded."""
         table, segments = self.table, self.segments(ranges[0].block_size)
         assert table is not None
 
         def multiply(rows: torch.Tensor, part: Planes, i: int) -> torch.Tensor:
             columns = dataclasses.replace(ranges[i], block_size=ranges[i].block_size * self.taps)
-            return integer_matmul(table.encode(self.scaled(rows), columns, 1), part, segments, ranges[i].scales)
+            return integer_matmul(table.encode(self.transform.rows(rows), columns, 1), part, segments, ranges[i].scales)
 
         return self._join(x, planes, x.to(torch.float32), multiply)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from arrow_quant_v2._native import core
 from arrow_quant_v2.model_file import StoredTensor
+from arrow_quant_v2.torch.input_transform import rotate, rotation_signs
 
 
 class PackedWeight(nn.Module):
@@ -33,6 +34,7 @@ class PackedWeight(nn.Module):
         self.shape = stored.shape
         self.quant_axis = stored.quant_axis
         self.rows, self.cols = stored.matrix_shape
+        self.rotation_seed = stored.rotation_seed
         self.dtype = dtype
         self.register_buffer("codes", torch.from_numpy(stored.data.copy()))
         self.register_buffer("scales", torch.from_numpy(stored.scales.copy()))
@@ -65,6 +67,7 @@ class PackedWeight(nn.Module):
             self.zero_points.numpy(),
             self.residual_scales.numpy(),
             self.column_scales.numpy(),
+            self.rotation_seed,
         )
         return torch.from_numpy(values)
 
@@ -77,6 +80,8 @@ class PackedWeight(nn.Module):
         else:
             first, second = (codes >= 2).to(torch.float32), codes % 2
             values = zeros + scales * (2 * first - 1) + self._by_column(self.residual_scales) * (2 * second - 1)
+        if self.rotation_seed is not None:
+            values = rotate(values, rotation_signs(self.cols, self.rotation_seed).to(values.device), inverse=True)
         return values * self.column_scales if self.column_scales.numel() else values
 
     def unpack(self) -> torch.Tensor:

@@ -11,7 +11,9 @@ namespace arrow_quant {
 // Name of the manifest in a model's directory.
 inline constexpr char kManifestName[] = "manifest.json";
 // Raised when an older program could misread a model.
-inline constexpr int kFormatVersion = 1;
+inline constexpr int kFormatVersion = 2;
+// What models without rotated weights are written as: older readers understand them.
+inline constexpr int kPlainFormatVersion = 1;
 
 // One file of a model.
 struct ManifestFile {
@@ -22,7 +24,7 @@ struct ManifestFile {
 
 // What a finished model consists of. It is written last: a directory without one is not finished.
 struct Manifest {
-  int format_version = kFormatVersion;
+  int format_version = kPlainFormatVersion;
   std::string product_version;
   std::vector<ManifestFile> files;                  // sorted by path when written
   std::map<std::string, std::string> fingerprints;  // "source", "config", "calibration", ...

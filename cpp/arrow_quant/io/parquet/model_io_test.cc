@@ -25,6 +25,7 @@ struct Sample {
   TensorRecord record;
   std::vector<std::uint8_t> data;
   std::vector<float> floats;
+  std::vector<float> column_values;
 };
 
 // [rows, cols] at `bits` in groups of `group_size`, with every field set.
@@ -37,6 +38,7 @@ std::unique_ptr<Sample> MakeSample(const std::string& name, std::uint64_t rows, 
   for (std::uint8_t& byte : sample->data) byte = static_cast<std::uint8_t>(random());
   sample->floats.resize(rows * groups * 3);
   for (float& value : sample->floats) value = std::ldexp(static_cast<float>(random() % 512) - 256.0F, -12);
+  for (std::uint64_t i = 0; i < 2 * cols; ++i) sample->column_values.push_back(0.5F + static_cast<float>(i % 7));
   TensorRecord& r = sample->record;
   r.layer_name = name;
   r.shape = {rows, cols};
@@ -70,7 +72,10 @@ std::unique_ptr<Sample> MakeSample(const std::string& name, std::uint64_t rows, 
   r.time_gamma = floats.first(rows);
   r.time_beta = floats.last(rows);
   r.time_gains = floats.first(5);
-  r.equalization_scales = floats.first(2);
+  r.equalization_scales = std::span(sample->column_values).first(cols);
+  r.shift = std::span(sample->column_values).last(cols);
+  r.rotation_seed = 77;
+  r.equalization_producer = "norm1.linear";
   return sample;
 }
 
@@ -118,6 +123,8 @@ void ExpectSame(const TensorRecord& a, const TensorRecord& b) {
   ExpectSame(a.time_gains, b.time_gains, "time_gains");
   ExpectSame(a.equalization_scales, b.equalization_scales, "equalization_scales");
   ExpectSame(a.shift, b.shift, "shift");
+  EXPECT_EQ(a.rotation_seed, b.rotation_seed);
+  EXPECT_EQ(a.equalization_producer, b.equalization_producer);
 }
 
 std::vector<std::unique_ptr<Sample>> ManySamples() {

@@ -133,14 +133,14 @@ Column Text(const char* name, std::string TensorRecord::* member, bool old_layou
           old_layout};
 }
 
-Column OptionalText(const char* name, std::optional<std::string> TensorRecord::* member) {
+Column OptionalText(const char* name, std::optional<std::string> TensorRecord::* member, bool old_layout = true) {
   return {arrow::field(name, arrow::utf8(), true),
           [member](Records r) {
             return Strings(r, [&](const TensorRecord& t) {
               return t.*member ? std::optional<std::string_view>(*(t.*member)) : std::nullopt;
             });
           },
-          true};
+          old_layout};
 }
 
 template <typename Member>
@@ -230,6 +230,8 @@ const std::vector<Column>& Columns() {
       Floats("time_gains", &R::time_gains, true, false),
       Floats("equalization_scales", &R::equalization_scales, true, false),
       Floats("shift", &R::shift, true, false),
+      Unsigned("rotation_seed", &R::rotation_seed, true, false),
+      OptionalText("equalization_producer", &R::equalization_producer, false),
   };
   return columns;
 }

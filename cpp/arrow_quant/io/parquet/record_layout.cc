@@ -102,6 +102,17 @@ void CheckCorrection(const TensorRecord& record, const Complaint& complain) {
   }
 }
 
+// What is done to the layer's input has a value for each column.
+void CheckTransform(const TensorRecord& record, const RowLayout& layout, const Complaint& complain) {
+  if (!record.equalization_scales.empty()) {
+    complain.Expect("length of equalization_scales", record.equalization_scales.size(), layout.cols);
+  }
+  if (!record.shift.empty()) complain.Expect("length of shift", record.shift.size(), layout.cols);
+  for (const float scale : record.equalization_scales) {
+    if (!(scale > 0)) complain("a scale of equalization_scales is " + std::to_string(scale));
+  }
+}
+
 // The ranges of activations: one block size per group; scales and zero points side by side.
 void CheckTimeTables(const TensorRecord& record, const Complaint& complain) {
   const std::vector<double>& boundaries = record.time_boundaries;
@@ -214,6 +225,7 @@ void CheckCells(const TensorRecord& record, const RowLayout& layout, const std::
                                      {"shift", record.shift}}) {
     CheckFinite(what, values, complain);
   }
+  CheckTransform(record, layout, complain);
   CheckTimeTables(record, complain);
   CheckCorrection(record, complain);
 }

@@ -60,6 +60,8 @@ void ReadOurFields(const RowAccess& row, TensorRecord* record) {
   record->reason = row.RequiredText("reason");
   record->component = row.RequiredText("component");
   record->report_json = row.RequiredText("report_json");
+  record->rotation_seed = OptionalSize(row, "rotation_seed", INT64_MIN);
+  record->equalization_producer = row.Text("equalization_producer");
 }
 
 // The older layouts say less; the rest is derived or left at "none".

@@ -65,9 +65,12 @@ struct TensorRecord {
   std::span<const float> time_gamma;          // empty: ones
   std::span<const float> time_beta;
   std::span<const float> time_gains;  // reserved for gains of input channels
-  // Spatial transform, empty when absent: per input channel.
+  // What the layer does to its input before it becomes codes, by column of the matrix; empty: nothing. The values of
+  // the codes are those of the weight in a rotated basis where there is a seed.
   std::span<const float> equalization_scales;
   std::span<const float> shift;
+  std::optional<std::uint64_t> rotation_seed;
+  std::optional<std::string> equalization_producer;  // module that yields the input and can take the scales
 };
 
 }  // namespace arrow_quant

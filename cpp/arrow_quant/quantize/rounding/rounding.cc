@@ -108,11 +108,9 @@ RoundingProblem StartProblem(MatrixView<const float> weight, const HessianMetric
 RoundingProblem CorrelatedProblem(MatrixView<const float> weight, const float* hessian, const RoundingOptions& options,
                                   const std::stop_token& stop) {
   HessianMetric metric(hessian, weight.cols, options.num_threads);
-  std::vector<float> column_scales;
-  if (options.column_scales) {
-    column_scales = ColumnScales(weight, metric);
-    metric.ScaleColumns(column_scales);
-  }
+  std::vector<float> column_scales = options.scales;
+  if (column_scales.empty() && options.column_scales) column_scales = ColumnScales(weight, metric);
+  if (!column_scales.empty()) metric.ScaleColumns(column_scales);
   RoundingProblem problem = StartProblem(weight, metric, options);
   problem.column_scales = std::move(column_scales);
   problem.compensated_grids = options.order == ColumnOrder::kNatural;

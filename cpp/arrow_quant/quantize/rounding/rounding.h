@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <stop_token>
+#include <vector>
 
 #include "arrow_quant/base/matrix_view.h"
 #include "arrow_quant/quantize/quantized_matrix.h"
@@ -25,6 +26,7 @@ struct RoundingOptions {
   // Whether columns are brought to about the same size first (ColumnScales), so that one large column does not coarsen
   // the grids of its group: 32 / rows more bits a weight. Of RoundWithHessian only.
   bool column_scales = false;
+  std::vector<float> scales = {};  // [cols] that columns are divided by instead; empty: none are given
 };
 
 struct RoundingResult {

@@ -30,6 +30,7 @@ struct ActivationTable {
   std::vector<std::int64_t> block_sizes;  // input channels in a block, per group
   std::vector<float> scales;              // per group, per input, per block; positive
   std::vector<float> zero_points;         // likewise, in [0, 255]
+  std::vector<float> shift = {};          // [columns] that the input is shifted by before anything else; empty: zeros
 
   bool empty() const { return scales.empty(); }
   std::int64_t groups() const { return static_cast<std::int64_t>(block_sizes.size()); }
