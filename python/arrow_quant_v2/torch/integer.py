@@ -134,6 +134,7 @@ class _IntegerWeight:
 
     packed: PackedWeight
     table: ActivationTable | None
+    input_is_scaled = False  # whether the module before it multiplies by the column scales
 
     def _prepare(self, stored: StoredTensor, bits: int, channels: int, inputs: int, keep_planes: bool) -> None:
         self.bits = bits
@@ -157,6 +158,13 @@ class _IntegerWeight:
         if block_size not in self._segments:
             self._segments[block_size] = make_segments(self.packed.cols, self.packed.group_size, block_size * self.taps)
         return self._segments[block_size]
+
+    def take_scaled_input(self) -> None:
+        """Leave the multiplication by column scales to the module before. ``weight`` is then what multiplies the input
+        that arrives; the scales are in ``folded_scales``."""
+        self.input_is_scaled = True
+        self.folded_scales = self.packed.column_scales
+        self.packed.column_scales = self.packed.column_scales.new_zeros(0)
 
     def scaled(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows [..., cols] as the codes of the weight see them."""
