@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _seeded(make: Callable[[], torch.nn.Module]) -> Callable[[], torch.nn.Module]:
+    @functools.cache
     def seeded() -> torch.nn.Module:
         torch.manual_seed(0)
         model = make().eval()
@@ -43,7 +46,7 @@ def _seeded(make: Callable[[], torch.nn.Module]) -> Callable[[], torch.nn.Module
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
         return model
 
-    return seeded
+    return lambda: copy.deepcopy(seeded())
 
 
 def _normal(*shape: int) -> torch.Tensor:

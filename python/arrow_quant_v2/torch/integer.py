@@ -153,6 +153,10 @@ class _IntegerWeight:
             self._planes = planes
         return self._planes
 
+    def forget_planes(self) -> None:
+        """To be called when the weight's grid has changed."""
+        self._planes = None
+
     def segments(self, block_size: int) -> list[Segment]:
         """Cuts for blocks of that many channels."""
         if block_size not in self._segments:

@@ -1,4 +1,4 @@
-"""Facts of a model's graph: which output channels of which modules make the inputs of which layers, and nothing else."""
+"""Facts of a model's graph: output channels of modules that make the inputs of layers and do nothing else."""
 
 from __future__ import annotations
 

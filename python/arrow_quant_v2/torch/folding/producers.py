@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from arrow_quant_v2.torch.integer import IntegerConv, IntegerLinear
 from arrow_quant_v2.torch.modules import PackedConv, PackedLinear, PackedWeight
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -43,8 +44,8 @@ def scale_output(module: nn.Module, factors: torch.Tensor, offsets: torch.Tensor
     """
     if isinstance(module, (PackedLinear, PackedConv)):
         _scale_packed(module.packed, factors)
-        if hasattr(module, "_planes"):
-            module._planes = None  # made of the old scales
+        if isinstance(module, (IntegerLinear, IntegerConv)):
+            module.forget_planes()
     else:
         weight: Any = module.weight
         weight.data = _times(weight.data, factors.reshape(-1, *[1] * (weight.dim() - 1)))
