@@ -126,3 +126,12 @@ def test_integer_activations_run(family, source, want):
     assert 0 < relative(family.run(model), want) < 0.08
     folded = {name for name, module in model.named_modules() if getattr(module, "input_is_scaled", False)}
     assert folded <= set(foldable(model))
+
+
+@pytest.mark.parametrize("name", ["sd3", "pixart", "unet2d_condition", "stable_audio"])
+def test_a_condition_that_cannot_be_made_up_leaves_weights_only(name, tmp_path):
+    """Nothing in the signature of SD3's forward says that it needs one."""
+    FAMILIES[name].make().save_pretrained(tmp_path / "m")
+    config = DiffusionQuantConfig(bit_width=8, calibration="auto")
+    result = ArrowQuantV2().quantize_diffusion_model(tmp_path / "m", tmp_path / "q", config)
+    assert result["calibration"] == "none"

@@ -84,6 +84,7 @@ def draw(channels, seed, powers):
 def divide_weight(layer, e):
     """W / e, so that the layer gives the same for an input times e."""
     weight = layer.weight
+    e = e.to(weight.dtype)
     tail = [1] * (weight.dim() - 2)
     if isinstance(layer, TRANSPOSED):
         weight.data /= e.reshape(-1, 1, *tail)
@@ -150,6 +151,36 @@ def test_folding_changes_no_output(name, powers):
     equalize(model, scales, folded)
     error = (family.run(model) - want).abs().max() / want.abs().max()
     assert error < 1e-5
+
+
+@pytest.mark.parametrize("name", ["pixart", "unet2d", "unet2d_condition", "stable_audio", "modernbert", "llama"])
+def test_powers_of_two_change_no_bit_in_16_bits(name):
+    family = FAMILIES[name]
+    model = family.make().bfloat16()
+    want = family.run(model)
+    scales = draw_scales(model, powers=True)
+    folded = fold(model, scales)
+    assert folded == set(foldable(model))
+    for consumer in folded:
+        divide_weight(model.get_submodule(consumer), scales[consumer])
+    assert torch.equal(family.run(model), want)
+
+
+def test_adaptive_norms_in_16_bits_keep_their_digits():
+    family = FAMILIES["dit"]
+    exact, model = family.make(), family.make().bfloat16()
+    want = family.run(exact)
+    before = (family.run(model) - want).norm()
+    scales = {name: e.clamp(min=0.5) for name, e in draw_scales(model, powers=True).items()}
+    folded = fold(model, scales)
+    assert folded == set(foldable(model))
+    for consumer in folded:
+        divide_weight(model.get_submodule(consumer), scales[consumer])
+    assert (family.run(model) - want).norm() < 2 * before
+
+    small = {name: e / 4 for name, e in scales.items()}
+    assert {name.rpartition(".")[2] for name in fold(family.make().bfloat16(), small)} == {"0"}  # attn1.to_out.0
+    assert fold(family.make(), small) == set(foldable(exact))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

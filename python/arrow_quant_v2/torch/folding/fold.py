@@ -22,6 +22,9 @@ from arrow_quant_v2.torch.unfold import MEASURED
 # By library: another library's class of the same name is another class.
 LINKS = {"diffusers": DIFFUSERS_LINKS, "transformers": TRANSFORMERS_LINKS}
 
+# Below it the rounding of s' = e s + e - 1 costs more than the model's own rounding of 1 + s.
+SMALLEST_ADAPTIVE = 0.5
+
 _log = logging.getLogger("arrow_quant_v2")
 
 
@@ -61,7 +64,8 @@ def fold(model: nn.Module, scales: Mapping[str, torch.Tensor]) -> set[str]:
     """Change producers of ``model`` so that the inputs of layers arrive multiplied by their scales.
 
     A producer is changed where all layers that read its output are in ``scales`` with equal factors, and where no
-    parameter of it is another module's, too.
+    parameter of it is another module's, too. Factors below SMALLEST_ADAPTIVE are not folded into the scale of an
+    adaptive norm in 16 bits.
 
     Args:
         scales: positive factors of input channels, [in_channels], by name of the linear or convolution layer.
@@ -74,7 +78,7 @@ def fold(model: nn.Module, scales: Mapping[str, torch.Tensor]) -> set[str]:
     modules = dict(model.named_modules())
     for group in fold_groups(model):
         e = _common(group, scales)
-        if e is None or any(len(e) * p.chunks != output_channels(modules[p.module]) for p in group.producers):
+        if e is None or any(not _keeps_digits(part, modules[part.module], e) for part in group.producers):
             continue
         folded.update(group.consumers)
         for part in group.producers:
@@ -149,6 +153,12 @@ def _common(group: FoldGroup, scales: Mapping[str, torch.Tensor]) -> torch.Tenso
         return None
     others = (scales.get(name) for name in group.consumers[1:])
     return first if all(e is not None and torch.equal(e, first) for e in others) else None
+
+
+def _keeps_digits(part: Part, producer: nn.Module, e: torch.Tensor) -> bool:
+    """(1 + s) e is 1 + s' with s' near e - 1, whose last digit is up to 1 / e times as much of (1 + s) e."""
+    bias: Any = getattr(producer, "bias", None)
+    return not part.plus_one or bias.dtype.itemsize > 2 or float(e.min()) >= SMALLEST_ADAPTIVE
 
 
 def _whole_output(channels: int, parts: list[tuple[Part, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor | None]:
