@@ -30,6 +30,12 @@ def families() -> Iterator[Family]:
         yield Family(name, _seeded(make), inputs())
 
 
+def relatives() -> Iterator[Family]:
+    """Models of other classes or settings with the same blocks."""
+    for name, (make, inputs) in _RELATIVES.items():
+        yield Family(name, _seeded(make), inputs())
+
+
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     floating = isinstance(value, torch.Tensor) and value.is_floating_point()
     return value.to(dtype) if floating else value
@@ -104,14 +110,19 @@ def _unet2d() -> torch.nn.Module:
     )  # fmt: skip
 
 
-def _unet2d_condition(**more: Any) -> torch.nn.Module:
+def _unet2d_condition(kind: str = "CrossAttn", **more: Any) -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=24,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=(f"{kind}DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", f"{kind}UpBlock2D"),
         attention_head_dim=2, **more,
     )  # fmt: skip
+
+
+def _unet2d_added() -> torch.nn.Module:
+    """Attention with added keys and values, whose queries come from a GroupNorm."""
+    return _unet2d_condition("SimpleCrossAttn", mid_block_type="UNetMidBlock2DSimpleCrossAttn")
 
 
 def _stable_audio() -> torch.nn.Module:
@@ -148,8 +159,23 @@ def _llama(key_value_heads: int = 4) -> torch.nn.Module:
     return LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=key_value_heads, tie_word_embeddings=False))
 
 
+def _relative(name: str, **more: Any) -> Callable[[], torch.nn.Module]:
+    def make() -> torch.nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(**_SIZES, tie_word_embeddings=False, **more)
+        head = "ForMaskedLM" if name == "Roberta" else "ForCausalLM"
+        return getattr(transformers, name + head)(config)
+
+    return make
+
+
 def _image_inputs() -> dict[str, Any]:
     return {"hidden_states": _normal(2, 4, 8, 8), "timestep": _times()}
+
+
+def _latent_inputs() -> dict[str, Any]:
+    return {"sample": _normal(2, 4, 8, 8), "timestep": _times(), "encoder_hidden_states": _normal(2, 5, 24)}
 
 
 def _text_inputs() -> dict[str, Any]:
@@ -193,13 +219,20 @@ _FAMILIES: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], dict[str,
     ),
     "flux": (_flux, _flux_inputs),
     "unet2d": (_unet2d, lambda: {"sample": _normal(2, 3, 8, 8), "timestep": _times()}),
-    "unet2d_condition": (
-        _unet2d_condition,
-        lambda: {"sample": _normal(2, 4, 8, 8), "timestep": _times(), "encoder_hidden_states": _normal(2, 5, 24)},
-    ),
+    "unet2d_condition": (_unet2d_condition, _latent_inputs),
     "stable_audio": (_stable_audio, _audio_inputs),
     "bert": (_bert, _text_inputs),
     "modernbert": (_modernbert, _text_inputs),
     "llama": (_llama, _text_inputs),
     "llama_grouped": (lambda: _llama(2), _text_inputs),
+}
+
+_RELATIVES: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], dict[str, Any]]]] = {
+    "unet2d_linear": (lambda: _unet2d_condition(use_linear_projection=True), _latent_inputs),
+    "unet2d_only_cross": (lambda: _unet2d_condition(only_cross_attention=True), _latent_inputs),
+    "unet2d_added": (_unet2d_added, _latent_inputs),
+    "roberta": (_relative("Roberta"), _text_inputs),
+    "mistral": (_relative("Mistral", num_key_value_heads=2), _text_inputs),
+    "qwen2": (_relative("Qwen2", num_key_value_heads=4), _text_inputs),
+    "qwen3": (_relative("Qwen3", num_key_value_heads=4, head_dim=16), _text_inputs),
 }
