@@ -42,7 +42,7 @@ class FoldGroup:
 
     @property
     def description(self) -> str:
-        """Names of the producers, each once."""
+        """Names of the producers, each once; those of two groups are the same where both read chunks of one layer."""
         return ", ".join(dict.fromkeys(part.module for part in self.producers))
 
 
