@@ -21,6 +21,17 @@ def demo_model() -> pathlib.Path:
     return ROOT / "examples" / "models" / "dit_mnist"
 
 
+@pytest.fixture
+def one_torch_thread():
+    """For tiny tensors, where threads of torch only wait for each other on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared_models() -> pathlib.Path:
     """The models beside the project; tests that need them are skipped where they are not."""

@@ -12,6 +12,7 @@ from typing import Any
 from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration import Calibration, SampledStatistics, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
+from arrow_quant_v2.equalization_producers import equalization_producers
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.extras import needs_extra
@@ -157,14 +158,16 @@ class ArrowQuantV2:
         output_path: PathLike | None,
         report: ProgressCallback | None,
     ) -> str:
-        """With what mixed precision needs to know of the model."""
-        options = self._options(config, run)
+        """With what equalization and mixed precision need to know of the model."""
+        options = json.loads(self._options(config, run))
+        if found.statistics is not None and config.strategy_spatial != "never":
+            options["equalization_producers"] = equalization_producers(model_path, config)
         if not config.enable_mixed_precision:
-            return options
+            return json.dumps(options)
         # The bar stays where it is, after sampling or at its beginning.
         still = _at(report, 1.0 if found.sampled else 0.0)
         measured = layer_sensitivity(model_path, config, found.statistics, output_path, still)
-        return json.dumps({**json.loads(options), "layer_sensitivity": measured})
+        return json.dumps({**options, "layer_sensitivity": measured})
 
     def _calibration(
         self,

@@ -25,9 +25,9 @@ class SpatialLayer:
 
     ``layer`` holds the codes, with e as its column_scales and the seed of R; ``layer.dequantize()`` is W itself.
     ``shift``: float32 [cols], or empty. ``ranges``: static ranges of the transformed input. ``report``: equalization
-    ("none", "columns", "balance", "grid"), alpha, shift, rotation, error and plain_error (relative output errors with and
-    without the transform, weights and 8-bit activations together, on held-out rows). ``fallbacks``: what was wanted and
-    did not help, with the cause.
+    ("none", "columns", "balance", "grid"), alpha, shift, rotation, error and plain_error: relative output errors with
+    and without the transform, weights and 8-bit activations together, on held-out rows. ``fallbacks``: what was wanted
+    and did not help, with the cause.
     """
 
     layer: QuantizedLayer

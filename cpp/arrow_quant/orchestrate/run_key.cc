@@ -14,6 +14,37 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+class Hash {
+ public:
+  void Add(std::string_view text) {
+    AddNumber(text.size());
+    hash_.Update(text.data(), text.size());
+  }
+  void Add(const AlignedVector<float>& values) {
+    AddNumber(values.size());
+    hash_.Update(values.data(), values.size() * sizeof(float));
+  }
+  void Add(const Moments& m) {
+    for (const double value : {m.count, m.mean, m.m2, static_cast<double>(m.min), static_cast<double>(m.max)}) {
+      AddNumber(value);
+    }
+  }
+  template <typename T>
+  void AddNumber(T value) {
+    hash_.Update(&value, sizeof value);
+  }
+  std::string Text() const { return FormatChecksum(hash_.Digest()); }
+
+ private:
+  Xxh64 hash_;
+};
+
+std::string Fingerprint(std::string_view text) {
+  Hash hash;
+  hash.Add(text);
+  return hash.Text();
+}
+
 Json TransitionsJson(const ThermodynamicConfig& config) {
   const auto& [score, threshold, log] = config.validation;
   const auto& [smooth, window, interpolation] = config.boundary_smoothing;
@@ -36,8 +67,9 @@ Json ActivationOptionsJson(const ActivationOptions& options) {
 
 Json SpatialJson(const SpatialOptions& options) {
   const auto& [enabled, strategy, equalization, smoothing, hadamard, producers] = options;
-  return {{"enable_spatial", enabled}, {"strategy_spatial", strategy}, {"equalization", equalization},
-          {"smoothing", smoothing},    {"hadamard", hadamard},         {"equalization_producers", producers}};
+  return {{"enable_spatial", enabled},    {"strategy_spatial", strategy},
+          {"equalization", equalization}, {"smoothing", smoothing},
+          {"hadamard", hadamard},         {"equalization_producers", Fingerprint(Json(producers).dump())}};
 }
 
 Json TimeWeightsJson(const TimeWeightOptions& options) {
@@ -92,31 +124,6 @@ Json OptionsJson(const ModelOptions& options) {
   json["from_plan"] = plan ? Json(FormatPlan(*plan)) : Json(nullptr);
   return json;
 }
-
-class Hash {
- public:
-  void Add(std::string_view text) {
-    AddNumber(text.size());
-    hash_.Update(text.data(), text.size());
-  }
-  void Add(const AlignedVector<float>& values) {
-    AddNumber(values.size());
-    hash_.Update(values.data(), values.size() * sizeof(float));
-  }
-  void Add(const Moments& m) {
-    for (const double value : {m.count, m.mean, m.m2, static_cast<double>(m.min), static_cast<double>(m.max)}) {
-      AddNumber(value);
-    }
-  }
-  template <typename T>
-  void AddNumber(T value) {
-    hash_.Update(&value, sizeof value);
-  }
-  std::string Text() const { return FormatChecksum(hash_.Digest()); }
-
- private:
-  Xxh64 hash_;
-};
 
 void AddInput(const InputStatistics& input, Hash& hash) {
   const int groups = input.options().groups;

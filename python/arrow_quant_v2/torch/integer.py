@@ -136,6 +136,7 @@ class _IntegerWeight:
     packed: PackedWeight
     bias: Any
     table: ActivationTable | None
+    input_is_scaled = False  # whether the module before it multiplies by the column scales
 
     def _prepare(self, stored: StoredTensor, bits: int, channels: int, inputs: int, keep_planes: bool) -> None:
         self.bits = bits
@@ -156,6 +157,10 @@ class _IntegerWeight:
             self._planes = planes
         return self._planes
 
+    def forget_planes(self) -> None:
+        """To be called when the weight's grid has changed."""
+        self._planes = self._offset = None
+
     def segments(self, block_size: int) -> list[Segment]:
         """Cuts for blocks of that many channels."""
         if block_size not in self._segments:
@@ -169,13 +174,11 @@ class _IntegerWeight:
             return None
         if self._offset is None or self._offset.device != shift.device:
             matrix = self.packed.expand_by_kernel() if shift.device.type == "cpu" else self.packed.expand_by_torch()
-            if self.packed.column_scales.numel() and not self.transform.scales.numel():
-                matrix = matrix / self.packed.column_scales  # another module multiplies the input by them
             self._offset = matrix @ shift
         return self._offset
 
     def constant(self) -> torch.Tensor | None:
-        """What is added to the product of codes, [outputs]: the layer's bias and what a shift takes; None for nothing."""
+        """What is added to the product of codes, [outputs]: the layer's bias and what a shift takes, or None."""
         bias: torch.Tensor | None = self.bias
         offset = self.offset()
         if offset is None:
@@ -184,6 +187,15 @@ class _IntegerWeight:
             return offset
         # A grouped transposed convolution has the rows of its weight for each group.
         return bias.to(torch.float32) + offset.repeat(len(bias) // len(offset))
+
+    def take_scaled_input(self) -> None:
+        """Leave the multiplication by column scales to the module before. ``weight`` is then what multiplies the input
+        that arrives; the scales are in ``folded_scales``."""
+        self.input_is_scaled = True
+        self.folded_scales = self.packed.column_scales
+        self.packed.column_scales = self.packed.column_scales.new_zeros(0)
+        self.transform.drop_scales()
+        self._offset = None
 
     def dynamic(self, rows: torch.Tensor, planes: Planes) -> torch.Tensor:
         """Rows in floating point by a range of each row."""

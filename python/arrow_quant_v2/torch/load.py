@@ -15,6 +15,7 @@ from arrow_quant_v2.errors import ConfigurationError, MetadataError, ShapeMismat
 from arrow_quant_v2.model_file import QuantizedModel, StoredTensor, read_json
 from arrow_quant_v2.torch.activations import ACTIVATION_BITS
 from arrow_quant_v2.torch.correction import add_correction
+from arrow_quant_v2.torch.folding import fold_equalization
 from arrow_quant_v2.torch.integer import make_integer
 from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_packed
 from arrow_quant_v2.torch.remote_code import remote_model
@@ -82,7 +83,8 @@ def load_quantized(
             would, in the static ranges of the file: codes, exact integer sums, scales per group. "int6" and "int4" are
             the same with coarser codes over the same ranges, for study. Layers follow the timestep (or mask ratio) of
             the model's call by themselves; see arrow_quant_v2.torch.timestep. A layer without ranges takes one of each
-            row, with a warning. Such layers give no gradients.
+            row, with a warning. Such layers give no gradients. Equalization is folded into the modules before a layer
+            where the model's graph is known; see arrow_quant_v2.torch.folding.
         model: a module of the same class as the source's, whose weights are replaced; it is returned. For models that
             neither library can build.
         allow_remote_code: run the Python code in the directory where config.json's ``auto_map`` names it. It can do
@@ -119,6 +121,8 @@ def load_quantized(
                 _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
     for owner_name, tensor in corrected:
         add_correction(model.get_submodule(owner_name), tensor)
+    if bits is not None:
+        fold_equalization(model)
     if bits is not None or corrected:
         follow_time(model, find_mask_token(model, root))
     return model.to(device).eval()

@@ -99,6 +99,14 @@ def load_scheduler(path: pathlib.Path) -> Any:
 InputMaker = Callable[[int, torch.Generator], torch.Tensor]
 
 
+# Settings of models whose forward fails without an argument that its signature does not require.
+_CONDITIONS = {
+    "cross_attention_dim": "encoder_hidden_states",
+    "joint_attention_dim": "encoder_hidden_states",
+    "pooled_projection_dim": "pooled_projections",
+}
+
+
 def denoiser_arguments(model: nn.Module) -> list[str]:
     """Arguments of a denoiser's forward, the sample first. Raises UnsupportedModelError where one besides timestep and
     class_labels is needed."""
@@ -113,10 +121,11 @@ def denoiser_arguments(model: nn.Module) -> list[str]:
     by_class = bool(class_count(config)) and "class_labels" in names
     made = {"timestep", "class_labels"} if by_class else {"timestep"}
     unknown = [n for n in names[1:] if n not in made and _is_required(parameters[n])]
-    if unknown or (_get(config, "cross_attention_dim") and not by_class):
-        condition = ", ".join(unknown) or "encoder_hidden_states"
+    if not by_class:
+        unknown += [n for key, n in _CONDITIONS.items() if _get(config, key) and n not in unknown]
+    if unknown:
         raise UnsupportedModelError.compose(
-            f"{type(model).__name__}: its condition ({condition}) cannot be made up",
+            f"{type(model).__name__}: its condition ({', '.join(unknown)}) cannot be made up",
             remedy="Give samples, or a pipeline with prompts.",
         )
     return names
