@@ -7,17 +7,15 @@ import wave
 
 import numpy as np
 import pytest
+from arrow_quant_v2.errors import ModelNotFoundError, UnsupportedModelError
 from rich.console import Console
 
-from arrow_quant_v2.errors import ModelNotFoundError, UnsupportedModelError
-
 torch = pytest.importorskip("torch")
-
-from PIL import Image  # noqa: E402
 
 from arrow_quant_v2.torch import demo, synthetic  # noqa: E402
 from arrow_quant_v2.torch.demo_audio import SoundDemo, one_after_the_other  # noqa: E402
 from arrow_quant_v2.torch.demo_pictures import PictureDemo, psnr_db  # noqa: E402
+from PIL import Image  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

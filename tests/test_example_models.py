@@ -11,13 +11,11 @@ import wave
 
 import numpy as np
 import pytest
-
 from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig
 
 torch = pytest.importorskip("torch")
 
-from arrow_quant_v2.torch import load_quantized  # noqa: E402
-from arrow_quant_v2.torch import synthetic  # noqa: E402
+from arrow_quant_v2.torch import load_quantized, synthetic  # noqa: E402
 from arrow_quant_v2.torch.calibrate import load_float_model, sample_model  # noqa: E402
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"

@@ -5,8 +5,8 @@
 It makes waveforms of 4096 frames at 8 kHz, half a second of what sounds like speech without words. Its layers are
 Conv1d, ConvTranspose1d and Linear; channels (16, 24, 32, 48, 64, 96).
 
-Data: the Debian package asterisk-core-sounds-en-wav 1.6.1-1, 25 minutes of prompts spoken by Allison Smith, CC BY-SA 3.0
-(see copyright in the package), downloaded with apt-get where it is not installed.
+Data: the Debian package asterisk-core-sounds-en-wav 1.6.1-1, 25 minutes of prompts spoken by Allison Smith,
+CC BY-SA 3.0 (see copyright in the package), downloaded with apt-get where it is not installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FRAMES = 4096
 # Windows for training are shorter, which is faster; convolutions do not care.
 WINDOW = 2048
 QUIET = 0.03  # root mean square of windows that are left out
-RECIPE = Recipe(steps=600, batch=16, learning_rate=2.5e-3)
+RECIPE = Recipe(steps=400, batch=12, learning_rate=2.5e-3)
 QUICK = Recipe(steps=2, batch=2, learning_rate=1e-3)
 
 CARD = """# unet1d_voice
@@ -47,12 +47,14 @@ A `UNet1DModel` of diffusers that makes half a second of a speaking voice from n
 
 {facts}
 
-Predicts noise; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts whose peak is 1.
+Predicts noise; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts whose peak
+is 1.
 
 Data: Asterisk core sounds, English, spoken by Allison Smith (<http://www.theivrvoice.com>), financed by Digium, Inc.,
-from the Debian package {package} 1.6.1-1, <https://downloads.asterisk.org/pub/telephony/sounds/>. Copyright 2003-2010
-Allison Smith, CC BY-SA 3.0, <https://creativecommons.org/licenses/by-sa/3.0/>. The sounds were changed: cut, scaled,
-and a model was trained on them. The weights and samples.wav in this folder are under the same licence, CC BY-SA 3.0.
+from the Debian package {package} 1.6.1-1, source
+<http://downloads.asterisk.org/pub/telephony/asterisk/>. Copyright 2003-2010 Allison Smith, CC BY-SA 3.0,
+<https://creativecommons.org/licenses/by-sa/3.0/>. The sounds were changed: cut, scaled, and a model was trained on
+them. The weights and samples.wav in this folder are under the same licence, CC BY-SA 3.0.
 """
 
 
@@ -60,9 +62,10 @@ def make_model() -> UNet1DModel:
     channels = (16, 24, 32, 48, 64, 96)
     return UNet1DModel(
         sample_size=FRAMES, sample_rate=RATE, in_channels=1, out_channels=1, block_out_channels=channels,
-        down_block_types=("DownResnetBlock1D",) * len(channels), up_block_types=("UpResnetBlock1D",) * (len(channels) - 1),
-        mid_block_type="MidResTemporalBlock1D", out_block_type="OutConv1DBlock", act_fn="mish",
-        time_embedding_type="positional", use_timestep_embedding=True, flip_sin_to_cos=False, freq_shift=1,
+        down_block_types=("DownResnetBlock1D",) * len(channels),
+        up_block_types=("UpResnetBlock1D",) * (len(channels) - 1), mid_block_type="MidResTemporalBlock1D",
+        out_block_type="OutConv1DBlock", act_fn="mish", time_embedding_type="positional",
+        use_timestep_embedding=True, flip_sin_to_cos=False, freq_shift=1,
     )  # fmt: skip
 
 

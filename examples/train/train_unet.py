@@ -33,8 +33,8 @@ QUICK = Recipe(steps=3, batch=4, learning_rate=1e-3)
 
 CARD = """# unet_digits
 
-A `UNet2DModel` of diffusers that draws handwritten digits of {size} x {size} pixels from noise, without classes. Made by
-[examples/train/train_unet.py](../../train/train_unet.py) for tests, documents and `arrow-quant demo --model`.
+A `UNet2DModel` of diffusers that draws handwritten digits of {size} x {size} pixels from noise, without classes.
+[examples/train/train_unet.py](../../train/train_unet.py) made it for tests, documents and `arrow-quant demo --model`.
 
 ![digits, 50 steps of DDIM](samples.png)
 
