@@ -34,7 +34,7 @@ FRAMES = 4096
 # Windows for training are shorter, which is faster; convolutions do not care.
 WINDOW = 2048
 QUIET = 0.03  # root mean square of windows that are left out
-RECIPE = Recipe(steps=400, batch=12, learning_rate=2.5e-3)
+RECIPE = Recipe(steps=600, batch=8, learning_rate=2.5e-3)
 QUICK = Recipe(steps=2, batch=2, learning_rate=1e-3)
 
 CARD = """# unet1d_voice
@@ -47,7 +47,7 @@ A `UNet1DModel` of diffusers that makes half a second of a speaking voice from n
 
 {facts}
 
-Predicts noise; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts whose peak
+Predicts the clean sound; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts whose peak
 is 1.
 
 Data: Asterisk core sounds, English, spoken by Allison Smith (<http://www.theivrvoice.com>), financed by Digium, Inc.,
@@ -129,12 +129,12 @@ def main() -> None:
     torch.manual_seed(0)
     recipe = QUICK if arguments.quick else RECIPE
     sounds = load_sounds(arguments.data or sounds_folder())
-    scheduler = make_scheduler()
+    scheduler = make_scheduler("sample")
     trained = train(make_model(), windows_of(sounds), scheduler, recipe)
     save_model(trained, scheduler, arguments.out, {"modality": "audio"})
     made = sample(trained.model, scheduler, (1 if arguments.quick else 4, 1, FRAMES))
     save_sound(made.flatten(), arguments.out / "samples.wav")
-    facts = run_facts(trained, recipe, "python examples/train/train_audio.py")
+    facts = run_facts(trained, recipe, "train_audio.py")
     card = CARD.format(frames=FRAMES, rate=RATE, window=WINDOW, package=PACKAGE, facts=facts)
     (arguments.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{arguments.out}: loss {trained.loss:.4f}, {trained.minutes:.1f} minutes")

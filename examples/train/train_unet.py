@@ -111,7 +111,7 @@ def main() -> None:
     save_model(trained, scheduler, arguments.out, {"modality": "image"})
     count = 8 * math.ceil(recipe.batch / 8)
     save_pictures(sample(trained.model, scheduler, (count, 1, SIZE, SIZE)), arguments.out / "samples.png")
-    facts = run_facts(trained, recipe, "python examples/train/train_unet.py")
+    facts = run_facts(trained, recipe, "train_unet.py")
     (arguments.out / "README.md").write_text(CARD.format(size=SIZE, facts=facts), encoding="utf-8")
     print(f"{arguments.out}: loss {trained.loss:.4f}, {trained.minutes:.1f} minutes")
 

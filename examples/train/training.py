@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 SAMPLING_STEPS = 50
+# Quiet sounds need less noise than pictures to be seen, so that it is above the usual 5.
+MOST_SNR = 20.0
 
 # (batch size, generator) -> clean samples [batch, channels, *dims] in [-1, 1].
 Batches = Callable[[int, torch.Generator], torch.Tensor]
@@ -35,23 +37,24 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The mean of weights, the loss (mean squared error of the last tenth of the steps), and how long it took."""
+    """The mean of weights, the loss (mean of the last tenth of the steps), and how long it took."""
 
     model: nn.Module
     loss: float
     minutes: float
 
 
-def make_scheduler() -> DDPMScheduler:
-    """Noise that grows linearly, betas 1e-4 to 0.02 in 1000 steps (Ho et al. 2020, section 4)."""
+def make_scheduler(prediction: str = "epsilon") -> DDPMScheduler:
+    """Noise that grows linearly, betas 1e-4 to 0.02 in 1000 steps (Ho et al. 2020, section 4); the model predicts the
+    noise ("epsilon") or the clean sample ("sample")."""
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon",
+        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type=prediction,
         clip_sample=True,
     )  # fmt: skip
 
 
 def train(model: nn.Module, batches: Batches, scheduler: DDPMScheduler, recipe: Recipe) -> Trained:
-    """Learn to predict noise (Ho et al. 2020, algorithm 1) with AdamW, one cycle of the learning rate, and a mean of
+    """Learn to predict noise (Ho et al. 2020, algorithm 1) or the clean sample with AdamW, one cycle of the learning rate, and a mean of
     the weights. The same seed and number of threads give the same weights on one machine."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -79,7 +82,17 @@ def _loss(model: nn.Module, clean: torch.Tensor, scheduler: DDPMScheduler, gener
     noise = torch.randn(clean.shape, generator=generator)
     times = torch.randint(0, scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
     predicted = model(scheduler.add_noise(clean, noise, times), times).sample
-    return (predicted - noise).square().mean()
+    if scheduler.config.prediction_type == "epsilon":
+        return (predicted - noise).square().mean()
+    errors = (predicted - clean).square().flatten(1).mean(1)
+    return (errors * _weights(scheduler)[times]).mean()
+
+
+def _weights(scheduler: DDPMScheduler) -> torch.Tensor:
+    """Of the error of a clean sample at each time: its signal-to-noise ratio, at most MOST_SNR (Hang et al. 2023,
+    Efficient Diffusion Training via Min-SNR Weighting Strategy, section 3.4)."""
+    ratio = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    return ratio.clamp(max=MOST_SNR)
 
 
 @torch.no_grad()
@@ -111,19 +124,20 @@ def save_model(trained: Trained, scheduler: DDPMScheduler, folder: pathlib.Path,
     (folder / "metadata.json").write_text(json.dumps(metadata) + "\n", encoding="utf-8")
 
 
-def run_facts(trained: Trained, recipe: Recipe, command: str) -> str:
-    """Lines of a model card: how the weights came about."""
+def run_facts(trained: Trained, recipe: Recipe, program: str) -> str:
+    """Lines of a model card: how ``program`` of this folder made the weights."""
+    threads = torch.get_num_threads()
     parameters = sum(value.numel() for value in trained.model.parameters())
     return "\n".join(
         (
             "| | |",
             "|---|---|",
             f"| parameters | {parameters:,}, stored as bfloat16 |",
-            f"| command | `{command}` |",
+            f"| command | `python examples/train/{program} --threads {threads}` |",
             f"| training | {recipe.steps} steps of {recipe.batch} samples, AdamW, learning rate up to "
             f"{recipe.learning_rate:g}, mean of weights {recipe.ema:g}, seed {recipe.seed} |",
-            f"| time | {trained.minutes:.1f} minutes with {torch.get_num_threads()} threads, {platform.machine()}, "
+            f"| time | {trained.minutes:.1f} minutes with {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, "
             f"PyTorch {torch.__version__} |",
-            f"| loss | {trained.loss:.4f}, mean squared error of the noise over the last tenth of the steps |",
+            f"| loss | {trained.loss:.4f}, mean over the last tenth of the steps |",
         )
     )
