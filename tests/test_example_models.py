@@ -16,7 +16,7 @@ from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig
 torch = pytest.importorskip("torch")
 
 from arrow_quant_v2.torch import load_quantized, synthetic  # noqa: E402
-from arrow_quant_v2.torch.calibrate import load_float_model, sample_model  # noqa: E402
+from arrow_quant_v2.torch.calibrate import load_float_model  # noqa: E402
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 MODELS = EXAMPLES / "models"
@@ -54,10 +54,8 @@ def test_model_quantizes_loads_and_runs(name, tmp_path):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_model_calibrates_on_its_own_sampling(name, tmp_path):
-    collected = sample_model(MODELS / name, DiffusionQuantConfig(calibration_samples=2))
-    assert collected.facts["unreached"] == []
-    config = DiffusionQuantConfig(bit_width=4, group_size=64, min_accuracy=0.0)
-    result = ArrowQuantV2().quantize_diffusion_model(MODELS / name, tmp_path / "q", config, calibration=collected)
+    options = {"calibration": "synthetic", "calibration_samples": 2, "min_accuracy": 0.0}
+    result = ArrowQuantV2().quantize_diffusion_model(MODELS / name, tmp_path / "q", DiffusionQuantConfig(**options))
     assert result["calibration"] == "synthetic"
 
 

@@ -47,8 +47,8 @@ A `UNet1DModel` of diffusers that makes half a second of a speaking voice from n
 
 {facts}
 
-Predicts the clean sound; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts whose peak
-is 1.
+Predicts the clean sound; betas 1e-4 to 0.02, linear, 1000 steps. Trained on windows of {window} frames of prompts
+whose peak is 1.
 
 Data: Asterisk core sounds, English, spoken by Allison Smith (<http://www.theivrvoice.com>), financed by Digium, Inc.,
 from the Debian package {package} 1.6.1-1, source

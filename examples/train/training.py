@@ -54,8 +54,8 @@ def make_scheduler(prediction: str = "epsilon") -> DDPMScheduler:
 
 
 def train(model: nn.Module, batches: Batches, scheduler: DDPMScheduler, recipe: Recipe) -> Trained:
-    """Learn to predict noise (Ho et al. 2020, algorithm 1) or the clean sample with AdamW, one cycle of the learning rate, and a mean of
-    the weights. The same seed and number of threads give the same weights on one machine."""
+    """Learn to predict noise (Ho et al. 2020, algorithm 1) or the clean sample with AdamW, one cycle of the learning
+    rate, and a mean of the weights. The same seed and number of threads give the same weights on one machine."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
@@ -136,7 +136,7 @@ def run_facts(trained: Trained, recipe: Recipe, program: str) -> str:
             f"| command | `python examples/train/{program} --threads {threads}` |",
             f"| training | {recipe.steps} steps of {recipe.batch} samples, AdamW, learning rate up to "
             f"{recipe.learning_rate:g}, mean of weights {recipe.ema:g}, seed {recipe.seed} |",
-            f"| time | {trained.minutes:.1f} minutes with {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, "
+            f"| time | {trained.minutes:.1f} minutes, threads: {threads}, {platform.machine()}, "
             f"PyTorch {torch.__version__} |",
             f"| loss | {trained.loss:.4f}, mean over the last tenth of the steps |",
         )
