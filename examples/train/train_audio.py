@@ -2,7 +2,7 @@
 
     python examples/train/train_audio.py
 
-It makes waveforms of 4096 frames at 8 kHz, half a second of what sounds like speech without words. Its layers are
+It makes waveforms of 4096 frames at 8 kHz, half a second with the spectrum and rhythm of speech. Its layers are
 Conv1d, ConvTranspose1d and Linear; channels (16, 24, 32, 48, 64, 96).
 
 Data: the Debian package asterisk-core-sounds-en-wav 1.6.1-1, 25 minutes of prompts spoken by Allison Smith,
@@ -40,7 +40,8 @@ QUICK = Recipe(steps=2, batch=2, learning_rate=1e-3)
 CARD = """# unet1d_voice
 
 A `UNet1DModel` of diffusers that makes half a second of a speaking voice from noise: waveforms of {frames} frames at
-{rate} Hz, [batch, 1, {frames}] in [-1, 1]. It sounds like speech without words. Made by
+{rate} Hz, [batch, 1, {frames}] in [-1, 1]. It has the spectrum and the syllables' rhythm of speech, but
+no words. Made by
 [examples/train/train_audio.py](../../train/train_audio.py) for tests, documents and `arrow-quant demo --model`.
 
 [samples.wav](samples.wav) holds four sounds, 50 steps of DDIM.
