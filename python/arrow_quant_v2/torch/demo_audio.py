@@ -23,7 +23,7 @@ class SoundDemo:
     """Of a model that makes sounds at ``rate`` Hz."""
 
     figure, column, made = "log_spectral_distance_db", "LSD dB", "sounds"
-    count = (2, 8)
+    count = (2, 4)
 
     def __init__(self, rate: int | None) -> None:
         self._rate = rate or DEFAULT_RATE
