@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,19 +69,30 @@ def test_every_command_prints_json_alone(name: str, work: pathlib.Path, demo_mod
     assert isinstance(json.loads(made.stdout), dict)
 
 
-def test_demo_prints_json_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("figure", "files"),
+    [
+        ("psnr_db", {"pictures": "digits.png"}),
+        ("log_spectral_distance_db", {"pictures": "spectrograms.png", "sounds": ["float.wav", "int8.wav"]}),
+    ],
+)
+def test_demo_prints_json_alone(
+    figure: str, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     """Without drawing digits, which takes half a minute: `make demo` does."""
+    made = [{"bit_width": 8, figure: 30.0}]
 
-    def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick: bool) -> list[dict[str, int]]:
+    def run_demo(model: pathlib.Path, output: pathlib.Path, console: Console, quick: bool) -> list[dict[str, Any]]:
         console.print("drawing")
-        return [{"bit_width": 8}]
+        return made
 
     module = types.ModuleType("arrow_quant_v2.torch.demo")
     module.run_demo = run_demo  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch", types.ModuleType("arrow_quant_v2.torch"))
     monkeypatch.setitem(sys.modules, "arrow_quant_v2.torch.demo", module)
-    made = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
-    assert json.loads(made.stdout) == {"models": [{"bit_width": 8}], "pictures": str(tmp_path / "digits.png")}
+    printed = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"]).stdout
+    paths = json.loads(printed.replace(str(tmp_path) + "/", ""))
+    assert paths == {"models": made, **files}
 
 
 def test_help_lists_the_exit_codes() -> None:

@@ -113,7 +113,7 @@ class Digits:
     def __init__(self, folder: pathlib.Path) -> None:
         import torch
         from arrow_quant_v2.torch.calibrate import load_float_model, sample_model
-        from arrow_quant_v2.torch.demo import sample
+        from arrow_quant_v2.torch.demo_sampling import sample
 
         torch.set_num_threads(1)  # threads of a small model wait for each other where other programs run
         self._folder = folder
@@ -131,7 +131,8 @@ class Digits:
         """Output cosine of LAYER and PSNR of the pictures, both of weights at 4 bits, these with INT8 activations."""
         import torch
         from arrow_quant_v2.torch import load_quantized
-        from arrow_quant_v2.torch.demo import psnr_db, sample
+        from arrow_quant_v2.torch.demo_pictures import psnr_db
+        from arrow_quant_v2.torch.demo_sampling import sample
 
         # Columns that are scaled would take the range of each row at run time.
         settings = {"bit_width": 4, "group_size": 64, "min_accuracy": 0.0, "equalization": "none", **options}

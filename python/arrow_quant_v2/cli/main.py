@@ -367,18 +367,25 @@ def report(
 @app.command()
 def demo(
     output: Annotated[pathlib.Path, typer.Option("--out", help="The directory to make.")] = pathlib.Path("demo"),
-    model: Annotated[pathlib.Path, typer.Option(help="A class-conditional DiT that draws digits.")] = pathlib.Path(
-        "examples/models/dit_mnist"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and steps.")] = False,
+    model: Annotated[
+        pathlib.Path, typer.Option(help="A model of pictures or sounds: a folder, or a name in examples/models.")
+    ] = pathlib.Path("dit_mnist"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples and steps.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantize a small image model to 8, 4 and 2 bits and draw digits with each from the same noise."""
+    """Quantize a small model to 8, 4 and 2 bits and make pictures or sounds with each from the same noise."""
     with needs_extra("the demo", "torch,report"):
         from arrow_quant_v2.torch.demo import run_demo
     figures = run_demo(model, output, Console(stderr=True) if as_json else out, quick=quick)
     if as_json:
-        typer.echo(json.dumps({"models": figures, "pictures": str(output / "digits.png")}))
+        typer.echo(json.dumps({"models": figures, **_demo_files(figures, output)}))
+
+
+def _demo_files(figures: list[dict[str, Any]], output: pathlib.Path) -> dict[str, Any]:
+    if not any("log_spectral_distance_db" in one for one in figures):
+        return {"pictures": str(output / "digits.png")}
+    names = ["float", *(f"int{one['bit_width']}" for one in figures)]
+    return {"pictures": str(output / "spectrograms.png"), "sounds": [str(output / f"{name}.wav") for name in names]}
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def load_quantized(
         _check_ranges(root, stored)
     _check_names(model, stored)
     default = dtype or _source_dtype(stored)
-    model.to(default)
+    _cast(model, default)
     modules = dict(model.named_modules(remove_duplicate=False))
     corrected: list[tuple[str, StoredTensor]] = []
     with torch.no_grad():
@@ -189,6 +189,14 @@ def _transformers_model(name: str, config: dict[str, Any]) -> nn.Module:
     settings = transformers.AutoConfig.for_model(**config)
     model: nn.Module = cls(settings)
     return model
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Without the warning of diffusers that modules should stay float32 where its list of them is empty."""
+    if getattr(model, "_keep_in_fp32_modules", None):
+        model.to(dtype)
+    else:
+        nn.Module.to(model, dtype)
 
 
 def _source_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
