@@ -29,7 +29,26 @@ def dequantized(row, rows, cols, bits):
     values = scale * (codes.astype(np.float32) - zero)
     if row["grid"] == "residual_binary":
         values = zero + np.where(codes & 2, scale, -scale) + np.where(codes & 1, residual[0], -residual[0])
+    if row["rotation_seed"] is not None:
+        values = turned_back(values, row["rotation_seed"])
     return values * np.float32(row["equalization_scales"] or 1)
+
+
+def turned_back(values, seed):
+    begin, size = 0, 64
+    while begin < values.shape[1]:
+        size = min(size, 1 << (values.shape[1] - begin).bit_length() - 1)
+        block, half = values[:, begin : begin + size], 1
+        while half < size:  # butterflies, written into `values`
+            pairs = block.reshape(len(block), -1, 2, half)
+            sums = pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]
+            block, half = np.stack(sums, 2).reshape(len(block), size), 2 * half
+        values[:, begin : begin + size] = block * np.float32(size**-0.5)
+        begin += size
+    z = np.uint64(seed) + np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return np.where((z ^ z >> np.uint64(31)) & np.uint64(1), -values, values)
 
 
 def read(folder):

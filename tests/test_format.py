@@ -127,6 +127,19 @@ def test_of_a_calibrated_model_too(calibrated):
     assert any(t.time_scales.size for t in entries)
 
 
+def test_of_a_rotated_model_too(tmp_path, demo_model):
+    config = DiffusionQuantConfig(
+        bit_width=3, group_size=64, min_accuracy=0.0, calibration_samples=2, hadamard="block", equalization="balance",
+        activation_bits=8,
+    )  # fmt: skip
+    ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config)
+    equal_to_ours(tmp_path / "q")
+    rotated = [t for t in QuantizedModel(tmp_path / "q") if t.rotation_seed is not None]
+    assert rotated
+    assert any(t.column_scales.size for t in rotated)
+    assert json.loads((tmp_path / "q" / "manifest.json").read_text())["format_version"] == 2
+
+
 def test_columns_are_as_documented(calibrated):
     """The table of columns in the page is the schema of the file."""
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+?) \| (yes|no) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)

@@ -262,15 +262,13 @@ def test_layer_bit_widths_and_sensitive_layers(tmp_path, demo_model):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("equalization", "balance"), ("hadamard", "block")],
+    [("equalization", "balance"), ("smoothing", "shift"), ("hadamard", "block"), ("strategy_spatial", "always")],
 )
-def test_what_cannot_be_done_is_refused(tmp_path, demo_model, key, value):
-    with pytest.raises(ValueError, match=f"{key}.*cannot"):
-        ArrowQuantV2().quantize_diffusion_model(
-            demo_model,
-            tmp_path / "q",
-            DiffusionQuantConfig.from_profile("local", calibration="none", **{key: value}),
-        )
+def test_what_needs_activations_is_a_warning_without(tmp_path, demo_model, key, value):
+    config = DiffusionQuantConfig(min_accuracy=0.0, **{key: value})
+    result = ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", config, calibration="none")
+    assert any("need activations" in warning for warning in result["warnings"])
+    assert all(layer["spatial"] is None for layer in result["layers"])
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"])

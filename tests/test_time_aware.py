@@ -59,7 +59,8 @@ def statistics(demo_model):
 
 
 def quantize(demo_model, statistics, path, **overrides):
-    settings = {"num_time_groups": GROUPS, "group_size": 64, "rounding": "nearest", "min_accuracy": 0.0}
+    settings = {"num_time_groups": GROUPS, "group_size": 64, "rounding": "nearest", "min_accuracy": 0.0,
+                "strategy_spatial": "never"}  # fmt: skip
     config = DiffusionQuantConfig(**{**settings, **overrides})
     return ArrowQuantV2().quantize_diffusion_model(demo_model, path, config, statistics)
 

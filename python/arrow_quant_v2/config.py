@@ -195,6 +195,7 @@ class DiffusionQuantConfig:
     activation_block_early: int = PROFILE_DEFAULT
     activation_block_late: int = PROFILE_DEFAULT
     activation_range: str = PROFILE_DEFAULT
+    activation_bits: int = PROFILE_DEFAULT
 
     enable_spatial: bool = PROFILE_DEFAULT
     strategy_spatial: str = PROFILE_DEFAULT

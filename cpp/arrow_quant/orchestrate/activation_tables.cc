@@ -136,13 +136,19 @@ std::vector<RangeMethod> MethodsOf(const std::string& range) {
 struct Candidate {
   ActivationTable table;
   std::vector<std::string> methods;
-  double error = 0;
+  double error = 0;            // over all rows seen
+  std::vector<double> errors;  // of a row, in each time group of the samples
 };
 
 double CountOf(const GroupSample& sample) {
   double count = 0;
   for (const InputSample& input : sample) count += input.count;
   return count;
+}
+
+void AddError(const GroupSample& sample, double error, Candidate& candidate) {
+  candidate.error += CountOf(sample) * error;
+  candidate.errors.push_back(error);
 }
 
 void Append(RangeChoice choice, Candidate& candidate) {
@@ -164,7 +170,7 @@ Candidate PerGroup(const std::vector<GroupSample>& samples, const TimeGroups& gr
     const std::int64_t block = g >= noisier_from ? options.block_early : options.block_late;
     const GroupSample& sample = samples[static_cast<std::size_t>(g)];
     RangeChoice choice = ChooseRanges(methods, sample, layout, std::min(block, layout.channels), weight);
-    candidate.error += CountOf(sample) * choice.error;
+    AddError(sample, choice.error, candidate);
     Append(std::move(choice), candidate);
   }
   return candidate;
@@ -178,7 +184,7 @@ Candidate Shared(const std::vector<GroupSample>& samples, const TimeGroups& grou
   candidate.table.boundaries = {groups.boundaries().front(), groups.boundaries().back()};
   RangeChoice choice = ChooseRanges(MethodsOf(options.range), MergeSamples(samples), layout, layout.channels, weight);
   for (const GroupSample& sample : samples) {
-    candidate.error += CountOf(sample) * OutputErrorOf(choice.ranges, sample, layout, weight);
+    AddError(sample, OutputErrorOf(choice.ranges, sample, layout, weight), candidate);
   }
   Append(std::move(choice), candidate);
   return candidate;
@@ -233,10 +239,11 @@ void DampJumps(const TransitionOptimization& options, const std::vector<GroupSam
   if (!options.enabled) return;
   candidate.table = Stretched(candidate.table, JumpPenaltyFactors(candidate.table, PenaltyOf(options)));
   candidate.error = 0;
+  candidate.errors.clear();
   std::size_t at = 0;
   for (std::size_t g = 0; g < samples.size(); ++g) {
     const GroupRanges ranges = RangesOf(candidate.table, g, at);
-    candidate.error += CountOf(samples[g]) * OutputErrorOf(ranges, samples[g], candidate.table.layout, weight);
+    AddError(samples[g], OutputErrorOf(ranges, samples[g], candidate.table.layout, weight), candidate);
     at += ranges.scales.size();
   }
 }
@@ -300,25 +307,50 @@ double EnergyOf(const GroupSample& sample, const std::vector<float>& offset, con
   return OutputEnergyOf(whole, layout, weight);
 }
 
+// Mean over time groups of what errors are to energies; 0 where no group has any.
+double MeanOfGroups(const std::vector<double>& errors, const std::vector<double>& energies) {
+  double sum = 0;
+  double count = 0;
+  for (std::size_t g = 0; g < errors.size(); ++g) {
+    if (!(energies[g] > 0)) continue;
+    sum += errors[g] / energies[g];
+    ++count;
+  }
+  return count > 0 ? sum / count : 0;
+}
+
 ActivationOutcome ChooseTable(MatrixView<const float> weight, const LayerInputs& inputs,
                               const InputTransform& transform, const TimeGroups& seen_groups, const InputLayout& layout,
                               const ActivationOptions& options, bool time_aware) {
   const TimeGroups groups = GroupsFor(inputs, seen_groups, options, time_aware);
   const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs, transform);
   const std::vector<float> offset = OffsetOf(transform);
+  std::vector<double> energies;
   double energy = 0;
-  for (const GroupSample& sample : samples) energy += CountOf(sample) * EnergyOf(sample, offset, layout, weight);
+  for (const GroupSample& sample : samples) {
+    energies.push_back(EnergyOf(sample, offset, layout, weight));
+    energy += CountOf(sample) * energies.back();
+  }
   Candidate shared = Shared(samples, groups, layout, options, weight);
   const double shared_error = shared.error;
   if (!time_aware || options.time_groups == 1) {
-    return Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
+    const double by_group = MeanOfGroups(shared.errors, energies);
+    ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
+    outcome.group_error = by_group;
+    return outcome;
   }
   Candidate timed = PerGroup(samples, groups, layout, options, weight);
   DampJumps(options.transitions.transition_optimization, samples, weight, timed);
   if (!(timed.error > shared_error)) {
-    return Finish(std::move(timed), "time_aware", shared_error, energy, options.transitions, weight);
+    const double by_group = MeanOfGroups(timed.errors, energies);
+    ActivationOutcome outcome =
+        Finish(std::move(timed), "time_aware", shared_error, energy, options.transitions, weight);
+    outcome.group_error = by_group;
+    return outcome;
   }
+  const double by_group = MeanOfGroups(shared.errors, energies);
   ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
+  outcome.group_error = by_group;
   outcome.fallback_cause = WorseThanShared(timed.error, shared_error, energy > 0 ? energy : 1);
   return outcome;
 }

@@ -16,6 +16,7 @@ namespace arrow_quant {
 struct ActivationOutcome {
   ActivationTable table;
   ActivationReport report;
+  double group_error = 0;           // relative output error on held-out rows, the mean over time groups; 0 without rows
   std::string fallback_cause = {};  // why the table is shared where time-aware ranges were wanted
 };
 

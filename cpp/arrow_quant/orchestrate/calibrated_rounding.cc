@@ -207,14 +207,26 @@ struct Compared {
   double total = 0;   // with the activations, where they count
 };
 
-// The least total among those whose weights are nearly as good as the best.
-std::size_t BestOf(const std::vector<Compared>& ways) {
+// Mean over time groups of the relative output error: noise in a quiet group costs a sample as much as in a loud one.
+double GroupError(const OutputQuality& quality) {
+  double sum = 0;
+  double count = 0;
+  for (const OutputSums& group : quality.groups) {
+    if (!(group.ww > 0)) continue;
+    sum += group.ee / group.ww;
+    ++count;
+  }
+  return count > 0 ? sum / count : RelativeError(quality, {});
+}
+
+// The least total, among those whose weights are nearly as good as the best where these come first.
+std::size_t BestOf(const std::vector<Compared>& ways, bool weights_first) {
   const Compared& first = *std::min_element(ways.begin(), ways.end(),
                                             [](const Compared& a, const Compared& b) { return a.weight < b.weight; });
   const double allowed = first.weight + kWeightErrorSlack * first.total;
   std::size_t best = ways.size();
   for (std::size_t i = 0; i < ways.size(); ++i) {
-    if (ways[i].weight > allowed) continue;
+    if (weights_first && ways[i].weight > allowed) continue;
     if (best == ways.size() || ways[i].total < ways[best].total) best = i;
   }
   return best;
@@ -326,7 +338,7 @@ RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits) {
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
-                                   const std::stop_token& stop, const ActivationCost& activation_cost) {
+                                   const std::stop_token& stop, const ActivationJudge& judge) {
   LayerRounding layer(weight, inputs, time_weights, options, stop);
   const std::size_t targets = layer.has_target() ? 2 : 1;
   const std::size_t ways = candidates.size() * targets;
@@ -336,10 +348,11 @@ CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerIn
     const RoundingCandidate& candidate = candidates[i / targets];
     const CalibratedRounding rounded = layer.Round(candidate, i % targets == 1, 0);
     const double error = layer.Error(rounded);
-    compared.push_back({error, error + (activation_cost ? activation_cost(rounded.matrix) : 0)});
+    const double by_group = layer.has_target() ? error : GroupError(rounded.quality);
+    compared.push_back({error, judge.cost ? by_group + judge.cost(rounded.matrix) : error});
     if (candidate.plain() && (plain_error < 0 || compared[i].total < plain_error)) plain_error = compared[i].total;
   }
-  const std::size_t best = compared.empty() ? 0 : BestOf(compared);
+  const std::size_t best = compared.empty() ? 0 : BestOf(compared, judge.weights_first);
   const bool corrected = best % targets == 1;
   CalibratedRounding rounded = layer.Round(candidates[best / targets], corrected, options.rounds);
   if (corrected) rounded.corrected = layer.TakeCorrected();

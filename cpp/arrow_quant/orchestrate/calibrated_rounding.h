@@ -42,8 +42,16 @@ struct RoundingCandidate {
   bool plain() const { return equalization == EqualizationKind::kNone && !rotation_seed; }
 };
 
-// What integer activations cost the outputs of a layer with such a matrix, relative to their energy.
-using ActivationCost = std::function<double(const QuantizedMatrix&)>;
+// How integer activations count when ways to round are compared.
+struct ActivationJudge {
+  // What they cost the outputs of a layer with such a matrix, relative to their energy; empty: nothing.
+  std::function<double(const QuantizedMatrix&)> cost = {};
+  // The weight is stored once, for float activations and for integer ones. Where the model is not meant for the latter,
+  // a way whose error of the weight alone exceeds the least one by more than kWeightErrorSlack of both errors is not
+  // taken for what it does to the activations.
+  bool weights_first = true;
+};
+inline constexpr double kWeightErrorSlack = 0.05;
 
 struct CalibratedRounding {
   QuantizedMatrix matrix;
@@ -82,18 +90,14 @@ std::vector<RoundingCandidate> CandidatesOf(const Strategy& strategy, int bits, 
                                             const EqualizationScales& scales, std::uint64_t rotation_seed);
 RoundingOptions RoundingOptionsOf(const ModelOptions& options, int bits);
 
-// A weight is stored once, for float activations and for integer ones: a way to round whose error of the weight alone
-// exceeds the least one by more than this part of both errors is not taken for what it does to the activations.
-inline constexpr double kWeightErrorSlack = 0.05;
-
 // Rounds with error feedback, an input of a grouped convolution after the other. Of several candidates the one with the
-// smallest output error on held-out rows before refinement is taken; with `activation_cost`, the smallest sum of both
-// among those within kWeightErrorSlack. Where the inputs have those of a float model
-// beside them, each candidate is tried with the weight and with the corrected target (CorrectTarget), and compared by
-// the error against the float model's outputs. `inputs` must fit. Throws as RoundWithHessian.
+// smallest output error on held-out rows before refinement is taken; where the judge has a cost, the smallest sum of
+// both, each the mean over time groups. Where the inputs have those of a float model beside them, each candidate is
+// tried with the weight and with the corrected target (CorrectTarget), and compared by the error against the float
+// model's outputs. `inputs` must fit. Throws as RoundWithHessian.
 CalibratedRounding RoundCalibrated(MatrixView<const float> weight, const LayerInputs& inputs,
                                    std::span<const RoundingCandidate> candidates,
                                    const std::vector<double>& time_weights, const RoundingOptions& options,
-                                   const std::stop_token& stop, const ActivationCost& activation_cost = {});
+                                   const std::stop_token& stop, const ActivationJudge& judge = {});
 
 }  // namespace arrow_quant

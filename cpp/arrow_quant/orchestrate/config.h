@@ -102,6 +102,7 @@ struct DiffusionQuantConfig {
   int activation_block_early = 256;
   int activation_block_late = 64;
   std::string activation_range = "auto";
+  int activation_bits = 0;
 
   // Spatial quantization.
   bool enable_spatial = true;

@@ -169,6 +169,10 @@ std::vector<ConfigField> TimeFields() {
        "Input channels that share an activation scale in the other half."},
       {"activation_range", kTime, &Member<&Config::activation_range>, OneOf({"auto", "min_max", "percentile", "mse"}),
        "How activation ranges are found; auto takes the best on held-out rows."},
+      {"activation_bits", kTime, &Member<&Config::activation_bits>, Numbers({0, 4, 6, 8}, "0 is floating point"),
+       "Bits of the activations that the model is meant to run with: transforms of layers' inputs are then chosen for "
+       "the "
+       "error of weights and activations together; with 0 the weights come first."},
   };
 }
 

@@ -124,6 +124,7 @@ void ReadActivations(const Json& json, ActivationOptions& options) {
   ReadWord(json, "strategy_time_aware", {"auto", "always", "never"}, options.strategy_time_aware);
   Read(json, "num_time_groups", options.time_groups);
   ReadWord(json, "time_grouping", {"uniform", "auto"}, options.grouping);
+  Read(json, "activation_bits", options.bits);
   Read(json, "activation_block_early", options.block_early);
   Read(json, "activation_block_late", options.block_late);
   ReadWord(json, "activation_range", {"auto", "min_max", "percentile", "mse"}, options.range);

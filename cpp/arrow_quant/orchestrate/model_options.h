@@ -28,6 +28,7 @@ struct ActivationOptions {
   std::int64_t block_early = 256;            // input channels in a block, of the noisier half of the groups
   std::int64_t block_late = 64;              // of the others
   std::string range = "auto";                // "min_max", "percentile", "mse"
+  int bits = 0;                              // that the model is meant to run with; 0: floating point
   ThermodynamicConfig transitions = {};      // between neighbouring groups
 };
 

@@ -54,7 +54,7 @@ Json TransitionsJson(const ThermodynamicConfig& config) {
 }
 
 Json ActivationOptionsJson(const ActivationOptions& options) {
-  const auto& [enable, strategy, groups, grouping, block_early, block_late, range, transitions] = options;
+  const auto& [enable, strategy, groups, grouping, block_early, block_late, range, bits, transitions] = options;
   return {{"enable_time_aware", enable},
           {"strategy_time_aware", strategy},
           {"num_time_groups", groups},
@@ -62,6 +62,7 @@ Json ActivationOptionsJson(const ActivationOptions& options) {
           {"activation_block_early", block_early},
           {"activation_block_late", block_late},
           {"activation_range", range},
+          {"activation_bits", bits},
           {"thermodynamic", TransitionsJson(transitions)}};
 }
 

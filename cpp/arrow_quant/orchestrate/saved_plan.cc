@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kMaxPlanBytes = std::size_t{256} << 20;
 constexpr std::array kWidths = {2, 3, 4, 8, 16};
 // Keys of an entry that tell what a run did or will do; a plan is not asked for them.
-constexpr std::array<std::string_view, 22> kFacts = {"dtype",
+constexpr std::array<std::string_view, 23> kFacts = {"dtype",
                                                      "role",
                                                      "tail",
                                                      "grid",
@@ -33,6 +33,7 @@ constexpr std::array<std::string_view, 22> kFacts = {"dtype",
                                                      "dampening",
                                                      "time_groups",
                                                      "activations",
+                                                     "spatial",
                                                      "time_correction",
                                                      "target",
                                                      "reason",

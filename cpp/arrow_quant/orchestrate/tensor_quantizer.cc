@@ -281,10 +281,12 @@ class TensorRun {
     const EqualizationScales scales =
         context_.equalization == nullptr ? EqualizationScales() : context_.equalization->Of(layer);
     const std::uint64_t seed = RotationSeed(job_.info.name);
-    const ActivationCost cost = [this](const QuantizedMatrix& matrix) { return ActivationError(matrix); };
+    ActivationJudge judge;
+    if (context_.strategy.spatial)
+      judge.cost = [this](const QuantizedMatrix& matrix) { return ActivationError(matrix); };
+    judge.weights_first = context_.options.activations.bits == 0 && !context_.strategy.transforms.demanded;
     return RoundCalibrated(w, inputs_, CandidatesOf(context_.strategy, bits, inputs_, scales, seed),
-                           context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_,
-                           context_.strategy.spatial ? cost : ActivationCost());
+                           context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_, judge);
   }
 
   ActivationOutcome TableFor(const QuantizedMatrix& matrix, const InputTransform& transform,
@@ -296,12 +298,14 @@ class TensorRun {
                                context_.strategy.time_aware_activations);
   }
 
-  // Relative output error by 8-bit activations in ranges that hold all that was seen; 0 without held-out rows.
+  // Relative output error by integer activations in ranges that hold all that was seen; 0 without held-out rows.
   double ActivationError(const QuantizedMatrix& matrix) const {
     ActivationOptions options = context_.options.activations;
     options.range = "min_max";
     options.transitions = {};
-    return std::max(TableFor(matrix, TransformOf(matrix), options).report.error, 0.0);
+    const int bits = options.bits == 0 ? kActivationBits : options.bits;
+    const double step = static_cast<double>(kActivationLevels) / ((1 << bits) - 1);  // beside that of 8 bits
+    return step * step * TableFor(matrix, TransformOf(matrix), options).group_error;
   }
 
   // The table, for a shifted input where that is wanted.
@@ -312,16 +316,21 @@ class TensorRun {
     if (use == Use::kNever) return plain;
     transform.shift = MeansOf(*inputs_.front());
     ActivationOutcome shifted = TableFor(matrix, transform, context_.options.activations);
-    if (use == Use::kAuto && !(shifted.report.error < kShiftGain * plain.report.error)) return plain;
+    if (use == Use::kAuto && !(shifted.group_error < kShiftGain * plain.group_error)) return plain;
     report.shift = true;
     return shifted;
   }
 
+  // What ways to round are compared by: with integer activations where they count.
+  double ErrorOf(const QuantizedMatrix& matrix, const OutputQuality& quality) const {
+    const double error = RelativeError(quality, context_.calibration.time_weights);
+    return context_.strategy.spatial ? error + ActivationError(matrix) : error;
+  }
+
   // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
   Attempt Better(Attempt nearest, CalibratedRounding rounded, TensorReport& report) const {
-    const std::vector<double>& time_weights = context_.calibration.time_weights;
-    const double feedback_error = RelativeError(rounded.quality, time_weights);
-    const double nearest_error = RelativeError(*nearest.quality, time_weights);
+    const double feedback_error = ErrorOf(rounded.matrix, rounded.quality);
+    const double nearest_error = ErrorOf(nearest.matrix, *nearest.quality);
     if (nearest_error < kClearlyBetter * feedback_error) {
       char cause[160];
       std::snprintf(cause, sizeof(cause), "relative output error %.3g on held-out rows, %.3g by nearest rounding",
