@@ -1,10 +1,11 @@
 """What equalization is worth: the same models with and without it, in one run.
 
-usage: spatial.py [--models DIR ...] [--widths 8 4] [--samples N] [--calibration N] [--work DIR] [--out FILE]
+usage: spatial.py [--models DIR ...] [--widths 8 4] [--outliers DIR] [--samples N] [--calibration N] [--work DIR]
+                  [--out FILE]
 
 Each model is calibrated once on its own sampling, then quantized without a transform, with the default, and with the
-default for integer activations (activation_bits 8). Figures are against the float model from the same noise, in the
-statistics' and in other samples' place: PSNR in dB of pictures or log-spectral distance in dB of sounds, the relative
+default for integer activations (activation_bits 8). Figures are against the float model from the same noise, of
+samples that calibration has not seen: PSNR in dB of pictures or log-spectral distance in dB of sounds, the relative
 error of the prediction along the float model's trajectories with floating-point and with 8-bit activations, and the
 mean over layers of the output's signal-to-noise ratio by weights and of the error by 8-bit activations.
 
@@ -25,14 +26,13 @@ from typing import Any
 import numpy as np
 from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig
 from arrow_quant_v2.torch.calibrate import sample_model
-from arrow_quant_v2.torch.evaluation import evaluate
+from arrow_quant_v2.torch.evaluation.run import evaluate
 from safetensors.numpy import load_file, save_file
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "no transform": {"strategy_spatial": "never", "equalization": "none"},
     "default": {},
     "for 8-bit activations": {"activation_bits": 8},
-    "the same, rotated where it helps": {"activation_bits": 8, "hadamard": "auto"},
 }
 FACTOR = 50.0
 HEADER = (

@@ -12,7 +12,7 @@
 namespace arrow_quant {
 namespace {
 
-constexpr int kLargestExponent = 10;
+constexpr int kLargestExponent = 6;
 
 // Ranks from 0, equal values sharing their mean.
 std::vector<double> Ranks(std::span<const float> values) {

@@ -24,7 +24,7 @@ struct ChannelMagnitudes {
   std::vector<float> weight;               // [channels], over outputs and positions of a kernel
 };
 
-// Scales are around 1, at most 1024 and at least 1/1024, in stored precision. A channel that is zero on either side
+// Scales are around 1, at most 64 and at least 1/64, in stored precision. A channel that is zero on either side
 // has 1.
 
 // Channel-wise salience balancing (Wu et al. 2024, PTQ4DiT): both sides are brought to the geometric mean of their
