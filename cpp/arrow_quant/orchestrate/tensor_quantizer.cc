@@ -14,13 +14,11 @@
 #include "arrow_quant/io/checksum.h"
 #include "arrow_quant/io/parquet/encoded_size.h"
 #include "arrow_quant/numeric/convert.h"
-#include "arrow_quant/numeric/significant_bits.h"
 #include "arrow_quant/orchestrate/activation_tables.h"
 #include "arrow_quant/orchestrate/calibrated_rounding.h"
+#include "arrow_quant/orchestrate/layer_activations.h"
 #include "arrow_quant/orchestrate/time_correction.h"
-#include "arrow_quant/quantize/affine_grid.h"
 #include "arrow_quant/quantize/base_quantizer.h"
-#include "arrow_quant/quantize/spatial/input_transform.h"
 
 namespace arrow_quant {
 namespace {
@@ -74,30 +72,6 @@ struct TensorView {
 
 using Progress = std::function<void(std::int64_t)>;
 
-// What the codes of a matrix are for, and what its input goes through.
-AlignedVector<float> TransformedValues(const QuantizedMatrix& matrix) {
-  AlignedVector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
-  DequantizeTransformedRows(matrix, 0, matrix.rows, values.data());
-  return values;
-}
-
-InputTransform TransformOf(const QuantizedMatrix& matrix) { return {matrix.column_scales, {}, matrix.rotation_seed}; }
-
-// Means of the columns over all rows seen, in stored precision.
-std::vector<float> MeansOf(const InputStatistics& input) {
-  std::vector<Moments> columns(static_cast<std::size_t>(input.channels()));
-  for (int g = 0; g < input.options().groups; ++g) {
-    if (input.count(g) == 0) continue;
-    for (std::size_t c = 0; c < columns.size(); ++c) columns[c].Merge(input.channel_moments(g)[c]);
-  }
-  std::vector<float> means;
-  means.reserve(columns.size());
-  for (const Moments& column : columns) {
-    means.push_back(RoundToSignificantBits(static_cast<float>(column.mean), kScaleSignificantBits));
-  }
-  return means;
-}
-
 // Another one for each layer, the same in every run.
 std::uint64_t RotationSeed(const std::string& name) {
   Xxh64 hash;
@@ -112,9 +86,6 @@ std::string ProducerOf(const SpatialOptions& options, const TensorJob& job) {
   const auto producer = component->second.find(job.info.name);
   return producer == component->second.end() ? std::string() : producer->second;
 }
-
-// A shift is taken where it lowers the error to this part: it costs a subtraction and a row of means.
-constexpr double kShiftGain = 0.95;
 
 // To the nearest values of min-max or fitted grids, block of rows by block.
 Attempt RoundToNearest(const TensorView& tensor, int bits, GridFit fit, const ModelOptions& options,
@@ -203,7 +174,8 @@ class TensorRun {
       AddActivationStep(from, "dynamic", unfit_, report);
       return {};
     }
-    ActivationOutcome outcome = ChooseShift(matrix, report.spatial);
+    ActivationOutcome outcome = Activations().Table(matrix);
+    report.spatial.shift = !outcome.table.shift.empty();
     report.activations = std::move(outcome.report);
     if (!outcome.fallback_cause.empty()) AddActivationStep(from, "shared", outcome.fallback_cause, report);
     return std::move(outcome.table);
@@ -228,16 +200,17 @@ class TensorRun {
     const SpatialChoice& wanted = context_.strategy.transforms;
     SpatialReport& spatial = report.spatial;
     spatial = {};
-    if (!attempt.way) return;
+    if (inputs_.empty()) return;
+    const RoundingCandidate way = attempt.way.value_or(RoundingCandidate{});
     spatial.wanted = wanted.balance || wanted.grid || wanted.rotation != Use::kNever;
-    spatial.equalization = EqualizationKindName(attempt.way->equalization);
-    spatial.alpha = attempt.way->alpha;
-    spatial.rotation = attempt.way->rotation_seed.has_value();
+    spatial.equalization = EqualizationKindName(way.equalization);
+    spatial.alpha = way.alpha;
+    spatial.rotation = way.rotation_seed.has_value();
     spatial.error = attempt.compared_error;
     spatial.plain_error = attempt.plain_error;
-    if (attempt.way->equalization != EqualizationKind::kNone && attempt.way->equalization != EqualizationKind::kColumns)
+    if (way.equalization == EqualizationKind::kBalance || way.equalization == EqualizationKind::kGrid)
       spatial.producer = ProducerOf(context_.options.spatial, job_);
-    if (spatial.wanted && attempt.way->plain()) {
+    if (spatial.wanted && way.plain()) {
       const std::string cause = PlainCause(attempt);
       const double cosine = report.output_cosine;
       report.fallbacks.push_back(
@@ -254,7 +227,13 @@ class TensorRun {
     return weight;
   }
 
+  LayerActivations Activations() const {
+    return {inputs_, InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size())),
+            context_.calibration.statistics->time_groups(), context_.options.activations, context_.strategy};
+  }
+
   std::string PlainCause(const Attempt& attempt) const {
+    if (!attempt.way) return "rounding to the nearest values transforms nothing";
     if (inputs_.size() > 1) return "a convolution in groups has no scales that all of them could share";
     if (attempt.compared_error < 0) return "the scales of all channels are equal";
     char text[160];
@@ -283,48 +262,16 @@ class TensorRun {
     const std::uint64_t seed = RotationSeed(job_.info.name);
     ActivationJudge judge;
     if (context_.strategy.spatial)
-      judge.cost = [this](const QuantizedMatrix& matrix) { return ActivationError(matrix); };
+      judge.cost = [activations = Activations()](const QuantizedMatrix& matrix) { return activations.Error(matrix); };
     judge.weights_first = context_.options.activations.bits == 0 && !context_.strategy.transforms.demanded;
     return RoundCalibrated(w, inputs_, CandidatesOf(context_.strategy, bits, inputs_, scales, seed),
                            context_.calibration.time_weights, RoundingOptionsOf(context_.options, bits), stop_, judge);
   }
 
-  ActivationOutcome TableFor(const QuantizedMatrix& matrix, const InputTransform& transform,
-                             const ActivationOptions& options) const {
-    const AlignedVector<float> values = TransformedValues(matrix);
-    const InputLayout layout = InputLayoutOf(job_.info, view_.matrix, static_cast<std::int64_t>(inputs_.size()));
-    return MakeActivationTable({values.data(), matrix.rows, matrix.cols}, inputs_, transform,
-                               context_.calibration.statistics->time_groups(), layout, options,
-                               context_.strategy.time_aware_activations);
-  }
-
-  // Relative output error by integer activations in ranges that hold all that was seen; 0 without held-out rows.
-  double ActivationError(const QuantizedMatrix& matrix) const {
-    ActivationOptions options = context_.options.activations;
-    options.range = "min_max";
-    options.transitions = {};
-    const int bits = options.bits == 0 ? kActivationBits : options.bits;
-    const double step = static_cast<double>(kActivationLevels) / ((1 << bits) - 1);  // beside that of 8 bits
-    return step * step * TableFor(matrix, TransformOf(matrix), options).group_error;
-  }
-
-  // The table, for a shifted input where that is wanted.
-  ActivationOutcome ChooseShift(const QuantizedMatrix& matrix, SpatialReport& report) const {
-    const Use use = inputs_.size() == 1 ? context_.strategy.transforms.shift : Use::kNever;
-    InputTransform transform = TransformOf(matrix);
-    ActivationOutcome plain = TableFor(matrix, transform, context_.options.activations);
-    if (use == Use::kNever) return plain;
-    transform.shift = MeansOf(*inputs_.front());
-    ActivationOutcome shifted = TableFor(matrix, transform, context_.options.activations);
-    if (use == Use::kAuto && !(shifted.group_error < kShiftGain * plain.group_error)) return plain;
-    report.shift = true;
-    return shifted;
-  }
-
   // What ways to round are compared by: with integer activations where they count.
   double ErrorOf(const QuantizedMatrix& matrix, const OutputQuality& quality) const {
     const double error = RelativeError(quality, context_.calibration.time_weights);
-    return context_.strategy.spatial ? error + ActivationError(matrix) : error;
+    return context_.strategy.spatial ? error + Activations().Error(matrix) : error;
   }
 
   // Error feedback, unless held-out rows say that nearest rounding is better: too few samples can mislead it.
