@@ -52,6 +52,11 @@ def figure(measured: dict[str, Any]) -> float:
     return float(measured["log_spectral_distance_db" if sound else "psnr_db"])
 
 
+def output_error(measured: dict[str, Any]) -> float:
+    """Mean over times of the squared error of the prediction, relative to its energy."""
+    return float(measured["output_error"]["relative_squared_error"])
+
+
 def taken(result: dict[str, Any]) -> str:
     kinds: collections.Counter[str] = collections.Counter()
     for layer in result["layers"]:
@@ -75,7 +80,7 @@ def row(model: pathlib.Path, statistics: Any, arguments: argparse.Namespace, wid
     error = float(np.mean([layer["activations"]["error"] for layer in layers]))
     return (
         f"| W{width} | {name} | {figure(plain):.2f} | {figure(integer):.2f} "
-        f"| {plain['output_error']['relative_squared_error']:.2e} | {integer['output_error']['relative_squared_error']:.2e} "
+        f"| {output_error(plain):.2e} | {output_error(integer):.2e} "
         f"| {sqnr:.2f} | {error:.2e} | {taken(result)} |"
     )
 

@@ -26,7 +26,7 @@ def rotate(rows: torch.Tensor, signs: torch.Tensor, inverse: bool = False) -> to
         rows = rows * signs
     turned = torch.empty_like(rows)
     for begin, count, size in _blocks(rows.shape[-1]):
-        part = rows[..., begin : begin + count].unflatten(-1, (-1, size))
+        part = rows[..., begin : begin + count].reshape(*rows.shape[:-1], -1, size)
         turned[..., begin : begin + count] = (part @ _hadamard(size, rows)).flatten(-2)
     return turned * signs if inverse else turned
 
@@ -46,7 +46,7 @@ def _hadamard(size: int, like: torch.Tensor) -> torch.Tensor:
     matrix = like.new_ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix * float(size) ** -0.5
+    return matrix * torch.tensor(float(size), device=matrix.device).rsqrt()
 
 
 class InputTransform(nn.Module):
