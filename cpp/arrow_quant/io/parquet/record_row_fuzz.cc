@@ -58,7 +58,10 @@ constexpr std::array kColumns = {Column{"layer_name", Type::kText},
                                  Column{"zero_points", Type::kFloats},
                                  Column{"residual_scales", Type::kFloats},
                                  Column{"time_scales", Type::kFloats},
-                                 Column{"equalization_scales", Type::kFloats}};
+                                 Column{"equalization_scales", Type::kFloats},
+                                 Column{"shift", Type::kFloats},
+                                 Column{"rotation_seed", Type::kWhole},
+                                 Column{"equalization_producer", Type::kText}};
 
 // Words that a reader looks for, since a mutation rarely hits upon them.
 constexpr std::array<const char*, 16> kWords = {"",

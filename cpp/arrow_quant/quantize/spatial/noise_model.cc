@@ -14,7 +14,10 @@ struct RowSample {
   explicit RowSample(std::int64_t rows) : step((rows + kLargestRows - 1) / kLargestRows), all(rows) {
     step = std::max<std::int64_t>(step, 1);
   }
-  double factor() const { return static_cast<double>(all) / static_cast<double>((all + step - 1) / step); }
+  double factor() const {
+    const std::int64_t taken = (all + step - 1) / step;
+    return static_cast<double>(all) / static_cast<double>(taken);
+  }
   std::int64_t step;
   std::int64_t all;
 };
