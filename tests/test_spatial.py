@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig, QuantizedModel, SpatialQuantizer, quantize_layer
+from arrow_quant_v2 import (
+    ArrowQuantV2,
+    DiffusionQuantConfig,
+    QuantizedModel,
+    SpatialQuantizer,
+    ValidationError,
+    quantize_layer,
+)
 from arrow_quant_v2._native import core
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -332,6 +340,24 @@ def test_rates_and_the_plan_name_the_transform(transformed):
     recorded = [f for f in result["fallbacks"] if f["from_method"] == "spatial"]
     assert sorted(f["layer"] for f in recorded) == sorted(layer["name"] for layer in plain)
     assert all(f["cause"] for f in recorded)
+    other = {f["layer"] for f in result["fallbacks"] if f["from_method"] != "spatial"}
+    assert result["layers_fallen_back"] == len(other)  # nothing was asked for by name
+
+
+def test_demanded_transforms_that_do_not_help_are_a_failure(tmp_path, demo_model, model_statistics):
+    """Rounding to the nearest values makes none, and says so."""
+    asked = DiffusionQuantConfig(
+        bit_width=8, group_size=64, min_accuracy=0.0, equalization="balance", rounding="nearest", fail_fast=False
+    )
+    result = ArrowQuantV2().quantize_diffusion_model(demo_model, tmp_path / "q", asked, model_statistics)
+    recorded = [f for f in result["fallbacks"] if f["from_method"] == "spatial"]
+    assert len(recorded) == len(result["layers"])
+    assert all("nearest" in f["cause"] for f in recorded)
+    assert result["layers_fallen_back"] == len(result["layers"])
+    with pytest.raises(ValidationError, match="transforms nothing"):
+        ArrowQuantV2().quantize_diffusion_model(
+            demo_model, tmp_path / "f", dataclasses.replace(asked, fail_fast=True), model_statistics
+        )
 
 
 def test_an_outlier_channel_costs_nothing(demo_model, tmp_path):

@@ -66,8 +66,8 @@ auto Members(T& value) {
 
 template <Is<SpatialReport> T>
 auto Members(T& value) {
-  auto& [wanted, equalization, alpha, shift, rotation, error, plain_error, producer] = value;
-  return std::tie(wanted, equalization, alpha, shift, rotation, error, plain_error, producer);
+  auto& [wanted, demanded, equalization, alpha, shift, rotation, error, plain_error, producer] = value;
+  return std::tie(wanted, demanded, equalization, alpha, shift, rotation, error, plain_error, producer);
 }
 
 template <Is<OutputCorrection> T>

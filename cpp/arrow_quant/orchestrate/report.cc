@@ -164,7 +164,10 @@ std::int64_t ModelResult::layers_quantized() const {
 }
 
 std::int64_t ModelResult::layers_fallen_back() const {
-  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) { return !r.fallbacks.empty(); });
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& r) {
+    return std::any_of(r.fallbacks.begin(), r.fallbacks.end(),
+                       [&](const Fallback& f) { return f.from_method != "spatial" || r.spatial.demanded; });
+  });
 }
 
 std::map<std::string, double> ModelResult::fallback_rate() const {

@@ -46,6 +46,7 @@ struct ActivationReport {
 // What is done to the input channels of a layer before rounding.
 struct SpatialReport {
   bool wanted = false;       // by the strategy
+  bool demanded = false;     // asked for by name
   std::string equalization;  // "none", "columns", "balance", "grid"; empty: nothing was compared
   double alpha = 0;          // of "grid"
   bool shift = false;        // means are taken from the input
@@ -182,7 +183,9 @@ struct ModelResult {
   double model_size_mb() const;      // on disk, 1 MB being 1,000,000 bytes
   double source_size_mb() const;
   std::int64_t layers_quantized() const;
-  std::int64_t layers_fallen_back() const;  // layers that did not get the bits asked for, kept ones included
+  // Layers that did not get what was asked for, kept ones included. That no transform helps counts only where one was
+  // asked for by name.
+  std::int64_t layers_fallen_back() const;
   std::map<std::string, double> fallback_rate() const;  // by method: layers that left it / layers that tried it
 };
 

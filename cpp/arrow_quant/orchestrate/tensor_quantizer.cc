@@ -203,6 +203,7 @@ class TensorRun {
     if (inputs_.empty()) return;
     const RoundingCandidate way = attempt.way.value_or(RoundingCandidate{});
     spatial.wanted = wanted.balance || wanted.grid || wanted.rotation != Use::kNever;
+    spatial.demanded = wanted.demanded;
     spatial.equalization = EqualizationKindName(way.equalization);
     spatial.alpha = way.alpha;
     spatial.rotation = way.rotation_seed.has_value();

@@ -63,13 +63,23 @@ def print_summary(console: Console, result: dict[str, Any], planned: bool) -> No
             f"{result['quantization_time_s']:.2f} s, peak memory {result['peak_memory_mb']:.0f} MB"
         )
         _print_outputs(say, result)
-        for step in result["fallbacks"]:
-            say(f"fell back: {step['layer']} {_step(step)}: {step['cause']}")
+        _print_fallbacks(say, result["fallbacks"])
         say(f"{result['layers_fallen_back']} of {len(result['layers'])} layers fell back")
     if result["mixed_precision"]:
         _print_precision(say, result["mixed_precision"])
     for warning in result["warnings"]:
         say(f"warning: {warning}")
+
+
+def _print_fallbacks(say: Callable[[str], object], steps: list[dict[str, Any]]) -> None:
+    """Every step, but for transforms that did not help: those are many and mean little, so one line tells of them."""
+    plain = [step for step in steps if step["from_method"] == "spatial"]
+    for step in steps:
+        if step["from_method"] != "spatial":
+            say(f"fell back: {step['layer']} {_step(step)}: {step['cause']}")
+    if plain:
+        others = f" and {len(plain) - 1} more" if len(plain) > 1 else ""
+        say(f"not transformed: {plain[0]['layer']}{others}: {plain[0]['cause']}")
 
 
 def _print_precision(say: Callable[[str], object], chosen: dict[str, Any]) -> None:

@@ -143,7 +143,7 @@ def _loaded_facts(tensor: StoredTensor) -> Facts:
     if not tensor.packed:
         return {}
     parts = (tensor.data, tensor.scales, tensor.zero_points, tensor.residual_scales, tensor.column_scales)
-    tables = (tensor.time_scales, tensor.time_zero_points, tensor.time_gamma, tensor.time_beta)
+    tables = (tensor.shift, tensor.time_scales, tensor.time_zero_points, tensor.time_gamma, tensor.time_beta)
     size = sum(part.nbytes for part in (*parts, *tables))
     return {
         "stored_bytes": size,

@@ -19,7 +19,8 @@ ELEMENT_BYTES = {
     "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2
 }  # fmt: skip
 _FIGURES = (
-    "cosine", "sqnr_db", "output_cosine", "output_sqnr_db", "dampening", "activations", "time_correction", "target"
+    "cosine", "sqnr_db", "output_cosine", "output_sqnr_db", "dampening", "activations", "spatial", "time_correction",
+    "target",
 )  # fmt: skip
 _RUN = ("version", "bit_width", "group_size", "strategy", "calibration")
 

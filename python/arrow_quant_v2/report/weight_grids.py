@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from arrow_quant_v2._native import core
 from arrow_quant_v2.model_file import StoredTensor
 
 FloatArray = npt.NDArray[np.float32]
@@ -72,6 +73,8 @@ def _positions(values: FloatArray, tensor: StoredTensor, levels: npt.NDArray[np.
     plain = values.astype(np.float64)
     if tensor.column_scales.size:
         plain = plain / tensor.column_scales
+    if tensor.rotation_seed is not None:
+        plain = core.rotate_rows(plain.astype(np.float32), tensor.rotation_seed).astype(np.float64)
     if len(levels) == 2:
         steps = np.maximum((levels[1] - levels[0]) / (2**tensor.bits - 1), np.finfo(np.float32).tiny)
         position: npt.NDArray[np.float64] = (plain - levels[0][:, group]) / steps[:, group]
