@@ -9,7 +9,7 @@ samples that calibration has not seen: PSNR in dB of pictures or log-spectral di
 error of the prediction along the float model's trajectories with floating-point and with 8-bit activations, and the
 mean over layers of the output's signal-to-noise ratio by weights and of the error by 8-bit activations.
 
-With --outliers DIR the first block's values of a DiT are multiplied by 50 in one channel, or divided, and the layer
+With --outliers DIR one channel of the values in every block of a DiT is multiplied by 50, or divided, and the layer
 that reads them is changed the other way round, which changes nothing in float.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig
 from arrow_quant_v2.torch.calibrate import sample_model
 from arrow_quant_v2.torch.evaluation.run import evaluate
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "no transform": {"strategy_spatial": "never", "equalization": "none"},
@@ -96,10 +96,11 @@ def table(model: pathlib.Path, arguments: argparse.Namespace) -> list[str]:
 
 
 def with_outlier(model: pathlib.Path, out: pathlib.Path, factor: float) -> pathlib.Path:
-    """The same function with one channel between values and output projection of each block times ``factor``."""
+    """The same function in float32, with one channel between values and output projection of each block times
+    ``factor``."""
     shutil.copytree(model, out, dirs_exist_ok=True)
     file = next(out.glob("*.safetensors"))
-    tensors = dict(load_file(file))
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
     for name in [n for n in tensors if n.endswith("attn1.to_v.weight")]:
         block = name.removesuffix("to_v.weight")
         channel = tensors[name].shape[0] // 2

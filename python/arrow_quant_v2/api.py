@@ -12,10 +12,10 @@ from typing import Any
 from arrow_quant_v2._native import core
 from arrow_quant_v2.calibration import Calibration, SampledStatistics, expected_calibration, find_calibration
 from arrow_quant_v2.config import DiffusionQuantConfig
-from arrow_quant_v2.equalization_producers import equalization_producers
 from arrow_quant_v2.errors import ConfigurationError
 from arrow_quant_v2.export import refuse_existing, refuse_output_over_input
 from arrow_quant_v2.extras import needs_extra
+from arrow_quant_v2.graph_facts import graph_facts
 from arrow_quant_v2.layer_sensitivity import layer_sensitivity
 from arrow_quant_v2.parquet_input import as_parquet_result, expanded_model, headers_of, open_parquet_input, prepare
 from arrow_quant_v2.progress import ProgressCallback, StopQuestion, guarded, part_of
@@ -158,10 +158,10 @@ class ArrowQuantV2:
         output_path: PathLike | None,
         report: ProgressCallback | None,
     ) -> str:
-        """With what equalization and mixed precision need to know of the model."""
+        """With what quantization needs to know of the model and does not see in its tensors."""
         options = json.loads(self._options(config, run))
-        if found.statistics is not None and config.strategy_spatial != "never":
-            options["equalization_producers"] = equalization_producers(model_path, config)
+        if found.statistics is not None:
+            options |= graph_facts(model_path, config).options(config)
         if not config.enable_mixed_precision:
             return json.dumps(options)
         # The bar stays where it is, after sampling or at its beginning.

@@ -20,6 +20,16 @@ bool IsTransposedByName(const std::string& name) {
                      [&](std::string_view word) { return name.find(word) != std::string::npos; });
 }
 
+// Classes of diffusers whose transposed convolutions have a name that says nothing.
+bool IsTransposedOf(const std::string& class_name, const std::string& name) {
+  using Row = std::pair<std::string_view, std::string_view>;
+  constexpr std::array kRows = {Row{"UNet1DModel", ".upsample.conv.weight"},
+                                Row{"UVit2DModel", ".upsample.conv.weight"},
+                                Row{"Kandinsky3UNet", ".up_sample.weight"}};
+  return std::any_of(kRows.begin(), kRows.end(),
+                     [&](const Row& row) { return class_name == row.first && name.ends_with(row.second); });
+}
+
 std::string SizeReason(const MatrixShape& matrix, std::int64_t min_columns, std::int64_t min_elements) {
   const std::string shape = std::to_string(matrix.rows) + "x" + std::to_string(matrix.cols);
   if (matrix.cols < min_columns) {
@@ -69,8 +79,8 @@ void KeepList::ApplyUserAndSize(const TensorInfo& info, std::string_view keep_re
   decision.reason = LayerRoleName(decision.role);
 }
 
-TensorDecision KeepList::DecideOne(const TensorInfo& info, ModelFamily family) const {
-  const RoleDecision role = ClassifyTensor(info.name, info.shape, info.dtype, family);
+TensorDecision KeepList::DecideOne(const TensorInfo& info, const Architecture& architecture) const {
+  const RoleDecision role = ClassifyTensor(info.name, info.shape, info.dtype, architecture.family);
   TensorDecision decision{.quantize = false, .role = role.role, .reason = {}, .matrix = MatrixViewOf(info.shape)};
   if (!IsFloat(info.dtype)) {
     decision.reason = role.keep_reason;
@@ -80,8 +90,10 @@ TensorDecision KeepList::DecideOne(const TensorInfo& info, ModelFamily family) c
     decision.reason = role.keep_reason.empty() ? "fewer than two axes" : role.keep_reason;
   } else {
     const bool expert = role.role == LayerRole::kExpert && info.shape.size() == 3;
-    const bool transposed = !expert && (FirstMatch(transposed_, info.name) != nullptr ||
-                                        (info.shape.size() >= 3 && IsTransposedByName(info.name)));
+    const bool transposed =
+        !expert && (FirstMatch(transposed_, info.name) != nullptr ||
+                    (info.shape.size() >= 3 &&
+                     (IsTransposedByName(info.name) || IsTransposedOf(architecture.class_name, info.name))));
     decision.matrix = MatrixViewOf(info.shape, transposed, expert);
     ApplyUserAndSize(info, role.keep_reason, decision);
   }
@@ -115,7 +127,7 @@ std::vector<TensorDecision> KeepList::Decide(std::span<const TensorInfo> tensors
                                              const Architecture& architecture) const {
   std::vector<TensorDecision> decisions;
   decisions.reserve(tensors.size());
-  for (const TensorInfo& info : tensors) decisions.push_back(DecideOne(info, architecture.family));
+  for (const TensorInfo& info : tensors) decisions.push_back(DecideOne(info, architecture));
   const auto& in = architecture.in_channels;
   KeepEnd(tensors, 1, in, LayerRole::kFirstLayer, decisions);
   KeepEnd(tensors, 0, architecture.out_channels ? architecture.out_channels : in, LayerRole::kFinalLayer, decisions);

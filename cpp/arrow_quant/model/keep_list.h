@@ -46,7 +46,7 @@ class KeepList {
  private:
   static const NamePattern* FirstMatch(const std::vector<NamePattern>& patterns, const std::string& name);
 
-  TensorDecision DecideOne(const TensorInfo& info, ModelFamily family) const;
+  TensorDecision DecideOne(const TensorInfo& info, const Architecture& architecture) const;
   void ApplyUserAndSize(const TensorInfo& info, std::string_view keep_reason, TensorDecision& decision) const;
   void KeepEnd(std::span<const TensorInfo> tensors, std::size_t axis, std::optional<std::int64_t> channels,
                LayerRole role, std::vector<TensorDecision>& decisions) const;

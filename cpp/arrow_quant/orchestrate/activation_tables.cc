@@ -248,14 +248,33 @@ void DampJumps(const TransitionOptimization& options, const std::vector<GroupSam
   }
 }
 
-ActivationOutcome Finish(Candidate chosen, std::string method, double shared_error, double energy,
+// Mean over time groups of what errors are to energies; 0 where no group has any.
+double MeanOfGroups(const std::vector<double>& errors, const std::vector<double>& energies) {
+  double sum = 0;
+  double count = 0;
+  for (std::size_t g = 0; g < errors.size(); ++g) {
+    if (!(energies[g] > 0)) continue;
+    sum += errors[g] / energies[g];
+    ++count;
+  }
+  return count > 0 ? sum / count : 0;
+}
+
+// Energy of the outputs: over all rows seen, and of a row in each time group.
+struct OutputEnergies {
+  double total = 0;
+  std::vector<double> groups;
+};
+
+ActivationOutcome Finish(Candidate chosen, std::string method, double shared_error, const OutputEnergies& energies,
                          const ThermodynamicConfig& options, MatrixView<const float> weight) {
   ActivationOutcome outcome;
+  outcome.group_error = MeanOfGroups(chosen.errors, energies.groups);
   outcome.report.method = std::move(method);
   outcome.report.ranges = std::move(chosen.methods);
-  if (energy > 0) {
-    outcome.report.error = chosen.error / energy;
-    outcome.report.shared_error = shared_error / energy;
+  if (energies.total > 0) {
+    outcome.report.error = chosen.error / energies.total;
+    outcome.report.shared_error = shared_error / energies.total;
   }
   ScoreJumps(options.validation, chosen.table, outcome.report);
   if (options.boundary_smoothing.enabled) {
@@ -307,51 +326,30 @@ double EnergyOf(const GroupSample& sample, const std::vector<float>& offset, con
   return OutputEnergyOf(whole, layout, weight);
 }
 
-// Mean over time groups of what errors are to energies; 0 where no group has any.
-double MeanOfGroups(const std::vector<double>& errors, const std::vector<double>& energies) {
-  double sum = 0;
-  double count = 0;
-  for (std::size_t g = 0; g < errors.size(); ++g) {
-    if (!(energies[g] > 0)) continue;
-    sum += errors[g] / energies[g];
-    ++count;
-  }
-  return count > 0 ? sum / count : 0;
-}
-
 ActivationOutcome ChooseTable(MatrixView<const float> weight, const LayerInputs& inputs,
                               const InputTransform& transform, const TimeGroups& seen_groups, const InputLayout& layout,
                               const ActivationOptions& options, bool time_aware) {
   const TimeGroups groups = GroupsFor(inputs, seen_groups, options, time_aware);
   const std::vector<GroupSample> samples = SamplesIn(groups, seen_groups, inputs, transform);
   const std::vector<float> offset = OffsetOf(transform);
-  std::vector<double> energies;
-  double energy = 0;
+  OutputEnergies energies;
   for (const GroupSample& sample : samples) {
-    energies.push_back(EnergyOf(sample, offset, layout, weight));
-    energy += CountOf(sample) * energies.back();
+    energies.groups.push_back(EnergyOf(sample, offset, layout, weight));
+    energies.total += CountOf(sample) * energies.groups.back();
   }
   Candidate shared = Shared(samples, groups, layout, options, weight);
   const double shared_error = shared.error;
   if (!time_aware || options.time_groups == 1) {
-    const double by_group = MeanOfGroups(shared.errors, energies);
-    ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
-    outcome.group_error = by_group;
-    return outcome;
+    return Finish(std::move(shared), "shared", shared_error, energies, options.transitions, weight);
   }
   Candidate timed = PerGroup(samples, groups, layout, options, weight);
   DampJumps(options.transitions.transition_optimization, samples, weight, timed);
   if (!(timed.error > shared_error)) {
-    const double by_group = MeanOfGroups(timed.errors, energies);
-    ActivationOutcome outcome =
-        Finish(std::move(timed), "time_aware", shared_error, energy, options.transitions, weight);
-    outcome.group_error = by_group;
-    return outcome;
+    return Finish(std::move(timed), "time_aware", shared_error, energies, options.transitions, weight);
   }
-  const double by_group = MeanOfGroups(shared.errors, energies);
-  ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energy, options.transitions, weight);
-  outcome.group_error = by_group;
-  outcome.fallback_cause = WorseThanShared(timed.error, shared_error, energy > 0 ? energy : 1);
+  const double timed_error = timed.error;
+  ActivationOutcome outcome = Finish(std::move(shared), "shared", shared_error, energies, options.transitions, weight);
+  outcome.fallback_cause = WorseThanShared(timed_error, shared_error, energies.total > 0 ? energies.total : 1);
   return outcome;
 }
 

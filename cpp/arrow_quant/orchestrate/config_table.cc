@@ -170,16 +170,15 @@ std::vector<ConfigField> TimeFields() {
       {"activation_range", kTime, &Member<&Config::activation_range>, OneOf({"auto", "min_max", "percentile", "mse"}),
        "How activation ranges are found; auto takes the best on held-out rows."},
       {"activation_bits", kTime, &Member<&Config::activation_bits>, Numbers({0, 4, 6, 8}, "0 is floating point"),
-       "Bits of the activations that the model is meant to run with: transforms of layers' inputs are then chosen for "
-       "the "
-       "error of weights and activations together; with 0 the weights come first."},
+       "Bits of the activations that the model is meant to run with: transforms are chosen for weights and activations "
+       "together; with 0 the weights come first, unless a transform is asked for by name."},
   };
 }
 
 std::vector<ConfigField> SpatialFields() {
   return {
       {"enable_spatial", kSpatial, &Member<&Config::enable_spatial>, Any(),
-       "Allow channel equalization and smoothing where the strategy wants them; weights are quantized either way."},
+       "Allow transforms of layers' inputs where the strategy wants them; those that are named are made either way."},
       {"strategy_spatial", kSpatial, &Member<&Config::strategy_spatial>, OneOf({"auto", "always", "never"}),
        "Overrule the strategy: spatial quantization for any modality, or for none."},
       {"equalization", kSpatial, &Member<&Config::equalization>, OneOf({"auto", "none", "balance", "grid"}),

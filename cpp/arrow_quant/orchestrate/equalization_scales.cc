@@ -114,8 +114,12 @@ EqualizationScales MakeEqualizationScales(std::span<const LoadWeight> weights, c
   for (const LoadWeight& load : weights) {
     const ReadingWeight weight = load();
     const auto rows = static_cast<std::int64_t>(weight.values.size()) / layout.Columns();
-    const LayerNoise layer{
-        {weight.values.data(), rows, layout.Columns()}, layout.taps, energies, weight.group_size, weight.bits};
+    const LayerNoise layer{{weight.values.data(), rows, layout.Columns()},
+                           layout.taps,
+                           energies,
+                           weight.group_size,
+                           weight.bits,
+                           activations.bits == 0 ? kActivationBits : activations.bits};
     for (std::size_t i = 0; i < grid.size(); ++i) noise[i] += ExpectedNoise(layer, groups, scales[i]);
   }
   const auto best = static_cast<std::size_t>(std::min_element(noise.begin(), noise.end()) - noise.begin());

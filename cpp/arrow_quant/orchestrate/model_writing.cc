@@ -85,9 +85,10 @@ std::optional<std::string> SpatialJson(const TensorOutcome& outcome, std::int64_
       .dump();
 }
 
-bool HasRotation(const ModelResult& result) {
+// Whether a reader of the first version would misread a tensor: its values, or the ranges of its input.
+bool NeedsSecondVersion(const ModelResult& result) {
   return std::any_of(result.tensors.begin(), result.tensors.end(),
-                     [](const TensorReport& report) { return report.spatial.rotation; });
+                     [](const TensorReport& report) { return report.spatial.rotation || report.spatial.shift; });
 }
 
 // Rows in one part, a multiple of kPartRowMultiple, so that a part's bytes stay near kPreferredCellBytes.
@@ -239,7 +240,7 @@ void WriteSideFiles(const ModelSource& source, const ModelOptions& options, cons
   WriteJson(directory / "metadata.json", metadata);
   Manifest manifest;
   manifest.product_version = kVersion;
-  if (HasRotation(result)) manifest.format_version = kFormatVersion;
+  if (NeedsSecondVersion(result)) manifest.format_version = kFormatVersion;
   manifest.fingerprints["source"] = SourceFingerprint(source);
   for (const WrittenFile& file : files) {
     manifest.files.push_back({fs::relative(file.path, directory).generic_string(), file.bytes, file.checksum});

@@ -28,7 +28,8 @@ bool Overrule(const std::string& configured, bool table, bool enabled) {
   return table && enabled;
 }
 
-// "auto" means nothing unless the strategy is spatial; a transform that is named is wanted anywhere.
+// "auto" means nothing unless the strategy is spatial; a transform that is named is wanted anywhere, but for
+// strategy_spatial "never".
 Use UseOf(const std::string& configured, const char* name, bool spatial) {
   if (configured == name) return Use::kAlways;
   return configured == "auto" && spatial ? Use::kAuto : Use::kNever;
@@ -41,9 +42,10 @@ SpatialChoice TransformsOf(const DiffusionQuantConfig& config, bool spatial) {
   if (config.strategy_spatial == "never") return choice;
   choice.balance = equalization == "balance" || (equalization == "auto" && spatial);
   choice.grid = equalization == "grid" || (equalization == "auto" && spatial);
-  choice.demanded = equalization == "balance" || equalization == "grid" || config.strategy_spatial == "always";
   choice.shift = UseOf(config.smoothing, "shift", spatial);
-  choice.rotation = UseOf(config.hadamard, "block", true);
+  choice.rotation = UseOf(config.hadamard, "block", spatial);
+  choice.demanded_way = equalization == "balance" || equalization == "grid" || choice.rotation == Use::kAlways;
+  choice.demanded = choice.demanded_way || choice.shift == Use::kAlways || config.strategy_spatial == "always";
   return choice;
 }
 

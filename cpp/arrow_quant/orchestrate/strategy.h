@@ -44,10 +44,11 @@ enum class Use { kNever, kAuto, kAlways };
 
 // Transforms of the inputs of layers.
 struct SpatialChoice {
-  bool columns = false;   // equalization by the weight alone
-  bool balance = false;   // by both sides
-  bool grid = false;      // likewise
-  bool demanded = false;  // it was asked for by name, so that a layer without it is a step back
+  bool columns = false;       // equalization by the weight alone
+  bool balance = false;       // by both sides
+  bool grid = false;          // likewise
+  bool demanded = false;      // some of it was asked for by name, so that a layer without is a failure
+  bool demanded_way = false;  // an equalization or a rotation was
   Use shift = Use::kNever;
   Use rotation = Use::kNever;
 };

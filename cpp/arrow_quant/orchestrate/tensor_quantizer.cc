@@ -175,7 +175,6 @@ class TensorRun {
       return {};
     }
     ActivationOutcome outcome = Activations().Table(matrix);
-    report.spatial.shift = !outcome.table.shift.empty();
     report.activations = std::move(outcome.report);
     if (!outcome.fallback_cause.empty()) AddActivationStep(from, "shared", outcome.fallback_cause, report);
     return std::move(outcome.table);
@@ -196,13 +195,14 @@ class TensorRun {
   }
 
   // What was done to the input channels, and a step back where the strategy wanted something and nothing helps.
-  void FillSpatial(const Attempt& attempt, TensorReport& report) const {
+  void FillSpatial(const Attempt& attempt, bool shifted, TensorReport& report) const {
     const SpatialChoice& wanted = context_.strategy.transforms;
     SpatialReport& spatial = report.spatial;
     spatial = {};
     if (inputs_.empty()) return;
     const RoundingCandidate way = attempt.way.value_or(RoundingCandidate{});
-    spatial.wanted = wanted.balance || wanted.grid || wanted.rotation != Use::kNever;
+    spatial.wanted = wanted.balance || wanted.grid || wanted.rotation != Use::kNever || wanted.shift == Use::kAlways;
+    spatial.shift = shifted;
     spatial.demanded = wanted.demanded;
     spatial.equalization = EqualizationKindName(way.equalization);
     spatial.alpha = way.alpha;
@@ -211,7 +211,7 @@ class TensorRun {
     spatial.plain_error = attempt.plain_error;
     if (way.equalization == EqualizationKind::kBalance || way.equalization == EqualizationKind::kGrid)
       spatial.producer = ProducerOf(context_.options.spatial, job_);
-    if (spatial.wanted && way.plain()) {
+    if (spatial.wanted && way.plain() && (!shifted || wanted.demanded_way)) {
       const std::string cause = PlainCause(attempt);
       const double cosine = report.output_cosine;
       report.fallbacks.push_back(
@@ -517,8 +517,8 @@ TensorOutcome QuantizeTensor(const TensorJob& job, const TensorContext& context,
     }
     if (options.fail_fast && !report.fallbacks.empty()) ThrowFailFast(job.info, report.fallbacks.back().cause);
     if (cosine >= options.min_accuracy) {
-      run.FillSpatial(attempt, report);
       ActivationTable activations = run.MakeActivations(attempt.matrix, report);
+      run.FillSpatial(attempt, !activations.shift.empty(), report);
       CorrectionOutcome correction = run.MakeCorrection(attempt);
       report.correction = std::move(correction.report);
       return {std::move(attempt.matrix),

@@ -84,6 +84,12 @@ def quantize(
     samples: Annotated[int | None, typer.Option(help="Calibration samples; default the profile's.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="Least cosine of a layer.")] = None,
     fit: Annotated[str | None, typer.Option(help="auto, min_max or fitted.")] = None,
+    activation_bits: Annotated[
+        int | None, typer.Option(help="Activations it will run with: 0 for floating point, or 8, 6, 4.")
+    ] = None,
+    equalization: Annotated[str | None, typer.Option(help="auto, none, balance or grid.")] = None,
+    smoothing: Annotated[str | None, typer.Option(help="auto, none or shift.")] = None,
+    hadamard: Annotated[str | None, typer.Option(help="auto, none or block.")] = None,
     on_nonfinite: Annotated[str | None, typer.Option(help="error or keep.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Regex of tensors to keep; may be repeated.")] = None,
     also: Annotated[list[str] | None, typer.Option(help="Regex of tensors to quantize although kept.")] = None,
@@ -126,7 +132,8 @@ def quantize(
         "variant": variant, "num_threads": threads, "fail_fast": fail_fast, "calibration": calibration,
         "calibration_samples": samples, "enable_mixed_precision": mixed_precision, "target_size_mb": target_size_mb,
         "target_error": target_error, "from_plan": None if from_plan is None else str(from_plan),
-        "strict": strict or None,
+        "strict": strict or None, "activation_bits": activation_bits, "equalization": equalization,
+        "smoothing": smoothing, "hadamard": hadamard,
         "allow_remote_code": allow_remote_code,
     }  # fmt: skip
     options = _config(config, profile, given)

@@ -58,13 +58,14 @@ class InputTransform(nn.Module):
     Args:
         stored: a quantized weight.
         taps: columns of each input channel.
+        inputs: groups of a grouped convolution, which have the same transform.
     """
 
     scales: torch.Tensor  # [cols], or empty
     shift: torch.Tensor  # [cols], or empty
     signs: torch.Tensor  # [cols] of a rotation, or empty
 
-    def __init__(self, stored: StoredTensor, taps: int) -> None:
+    def __init__(self, stored: StoredTensor, taps: int, inputs: int = 1) -> None:
         super().__init__()
         cols = stored.matrix_shape[1]
         signs = torch.zeros(0) if stored.rotation_seed is None else rotation_signs(cols, stored.rotation_seed)
@@ -72,7 +73,7 @@ class InputTransform(nn.Module):
         self.register_buffer("scales", torch.from_numpy(stored.column_scales.copy()), persistent=False)
         self.register_buffer("shift", torch.from_numpy(stored.shift.copy()), persistent=False)
         self.register_buffer("signs", signs, persistent=False)
-        self._per_channel = self._is_by_channel()
+        self._per_channel = self._is_by_channel() and (inputs == 1 or self.scales.numel() == 0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> InputTransform:
         """Move, but stay in float32."""

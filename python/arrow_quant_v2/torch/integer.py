@@ -142,7 +142,7 @@ class _IntegerWeight:
         self.bits = bits
         self.inputs = inputs
         self.taps = self.packed.cols // channels
-        self.transform = InputTransform(stored, self.taps)
+        self.transform = InputTransform(stored, self.taps, inputs)
         self.table = ActivationTable(stored, bits, channels, inputs) if stored.time_scales.size else None
         self._keep_planes = keep_planes
         self._planes: Planes | None = None

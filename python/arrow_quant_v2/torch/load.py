@@ -21,6 +21,7 @@ from arrow_quant_v2.torch.modules import PACKED_MODULES, PackedWeight, make_pack
 from arrow_quant_v2.torch.remote_code import remote_model
 from arrow_quant_v2.torch.synthetic import find_mask_token
 from arrow_quant_v2.torch.time_state import follow_time
+from arrow_quant_v2.torch.unfold import TRANSPOSED
 
 _CONFIG_ONLY = "quantization_config"
 _log = logging.getLogger("arrow_quant_v2")
@@ -115,7 +116,8 @@ def load_quantized(
             if tensor.packed and leaf == "weight" and type(owner) in PACKED_MODULES and (bits or not expand):
                 assert owner is not None
                 weight = PackedWeight(tensor, default)
-                packed = make_integer(owner, weight, tensor, bits, expand) if bits else make_packed(owner, weight)
+                coded = bits is not None and _reads_by_its_axis(owner, tensor)
+                packed = make_integer(owner, weight, tensor, bits, expand) if coded else make_packed(owner, weight)
                 _replace(model, owner_name, packed)
             elif owner is not None:
                 _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
@@ -197,6 +199,17 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
         model.to(dtype)
     else:
         nn.Module.to(model, dtype)
+
+
+def _reads_by_its_axis(owner: nn.Module, tensor: StoredTensor) -> bool:
+    """Whether rows of the stored matrix are the module's outputs; else only whole weights are of use to it."""
+    fits = isinstance(owner, TRANSPOSED) == (tensor.quant_axis == 1)
+    if not fits:
+        _log.warning(
+            "'%s' is quantized along its %s axis, so its activations stay in floating point. Quantize it again with "
+            "calibration, or with transposed_patterns.", tensor.name, ("first", "second")[tensor.quant_axis],
+        )  # fmt: skip
+    return fits
 
 
 def _source_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:

@@ -12,7 +12,7 @@ namespace arrow_quant {
 inline constexpr char kManifestName[] = "manifest.json";
 // Raised when an older program could misread a model.
 inline constexpr int kFormatVersion = 2;
-// What models without rotated weights are written as: older readers understand them.
+// What models without rotations and shifts are written as: older readers understand them.
 inline constexpr int kPlainFormatVersion = 1;
 
 // One file of a model.

@@ -47,7 +47,8 @@ std::vector<std::filesystem::path> ParquetFilesIn(const std::filesystem::path& d
 bool SameTensor(const TensorRecord& a, const TensorRecord& b) {
   return a.shape == b.shape && a.dtype == b.dtype && a.quant_type == b.quant_type && a.bits == b.bits &&
          a.grid == b.grid && a.packing == b.packing && a.zero_point_kind == b.zero_point_kind &&
-         a.group_size == b.group_size && a.quant_axis == b.quant_axis && a.row_rank == b.row_rank;
+         a.group_size == b.group_size && a.quant_axis == b.quant_axis && a.row_rank == b.row_rank &&
+         a.rotation_seed == b.rotation_seed;
 }
 
 // Share of a row group's bytes that goes to a row, by what its cells hold before compression.

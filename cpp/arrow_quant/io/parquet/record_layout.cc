@@ -191,6 +191,7 @@ RowLayout CheckFields(const TensorRecord& record, const std::string& file) {
 
   if (record.quant_type == "none") {
     complain.Expect("bits of a tensor that is not quantized", static_cast<std::uint64_t>(record.bits), 0);
+    if (record.rotation_seed) complain("a rotation_seed of a tensor that is not quantized");
     return layout;
   }
   CheckScheme(record, complain);

@@ -60,7 +60,7 @@ void ReadOurFields(const RowAccess& row, TensorRecord* record) {
   record->reason = row.RequiredText("reason");
   record->component = row.RequiredText("component");
   record->report_json = row.RequiredText("report_json");
-  record->rotation_seed = OptionalSize(row, "rotation_seed", INT64_MIN);
+  if (row.Integer("rotation_seed")) record->rotation_seed = row.RequiredSize("rotation_seed");
   record->equalization_producer = row.Text("equalization_producer");
 }
 

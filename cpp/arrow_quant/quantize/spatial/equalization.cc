@@ -30,7 +30,7 @@ std::vector<double> Ranks(std::span<const float> values) {
   return ranks;
 }
 
-// Powers of two, the mean exponent being brought to 0; not finite: a channel without scale.
+// Powers of two, over the least; an exponent that is not finite is of a channel without scale.
 std::vector<float> ScalesOf(std::vector<double> exponents) {
   double sum = 0;
   std::size_t count = 0;
@@ -40,11 +40,15 @@ std::vector<float> ScalesOf(std::vector<double> exponents) {
     ++count;
   }
   const double mean = count > 0 ? sum / static_cast<double>(count) : 0;
-  std::vector<float> scales(exponents.size(), 1.0F);
-  for (std::size_t c = 0; c < scales.size(); ++c) {
-    if (!std::isfinite(exponents[c])) continue;
-    const double exponent = std::clamp<double>(exponents[c] - mean, -kLargestExponent, kLargestExponent);
-    scales[c] = RoundToSignificantBits(static_cast<float>(std::exp2(exponent)), kScaleSignificantBits);
+  double least = 0;
+  for (double& e : exponents) {
+    e = std::isfinite(e) ? std::clamp<double>(e - mean, -kLargestExponent, kLargestExponent) : 0;
+    least = std::min(least, e);
+  }
+  std::vector<float> scales;
+  scales.reserve(exponents.size());
+  for (const double e : exponents) {
+    scales.push_back(RoundToSignificantBits(static_cast<float>(std::exp2(e - least)), kScaleSignificantBits));
   }
   return scales;
 }

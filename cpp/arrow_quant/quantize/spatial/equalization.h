@@ -24,8 +24,9 @@ struct ChannelMagnitudes {
   std::vector<float> weight;               // [channels], over outputs and positions of a kernel
 };
 
-// Scales are around 1, at most 64 and at least 1/64, in stored precision. A channel that is zero on either side
-// has 1.
+// Scales are at most 64 times their geometric mean and at least 1/64 of it, in stored precision, and the smallest is 1:
+// a common factor means nothing to a layer, and scales that shrink nothing lose no digits where a module before the
+// layer takes them. A channel that is zero on either side has the mean.
 
 // Channel-wise salience balancing (Wu et al. 2024, PTQ4DiT): both sides are brought to the geometric mean of their
 // magnitudes, e = sqrt(w / x). The input's magnitude is the mean over time groups with the weights of Spearman's

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "arrow_quant/quantize/spatial/noise_model.h"
@@ -24,15 +24,13 @@ TEST(Equalization, RanksShareTheirMean) {
 TEST(Equalization, BalanceMakesBothSidesEqual) {
   const ChannelMagnitudes magnitudes{{{16, 1, 4}}, {1, 4, 1}};
   const Floats scales = BalanceScales(magnitudes);
-  double product = 1;
   for (std::size_t c = 0; c < scales.size(); ++c) {
     // e x over w / e is the same for every channel.
     const float ratio = magnitudes.inputs[0][c] * scales[c] * scales[c] / magnitudes.weight[c];
     const float first = magnitudes.inputs[0][0] * scales[0] * scales[0] / magnitudes.weight[0];
     EXPECT_NEAR(ratio / first, 1, 0.02) << c;
-    product *= static_cast<double>(scales[c]);
   }
-  EXPECT_NEAR(product, 1, 0.02);
+  EXPECT_EQ(*std::min_element(scales.begin(), scales.end()), 1.0F);
 }
 
 TEST(Equalization, BalanceListensToTheGroupsThatDoNotFollowTheWeight) {
@@ -55,11 +53,10 @@ TEST(Equalization, MigrationGoesFromTheWeightToTheInput) {
 TEST(Equalization, DeadChannelsAndExtremesStayFinite) {
   const ChannelMagnitudes magnitudes{{{0, 1e30F, 1e-30F, 1}}, {1, 1, 1, 0}};
   for (const Floats& scales : {BalanceScales(magnitudes), MigrationScales(magnitudes, 0.5)}) {
-    EXPECT_EQ(scales[0], 1);
-    EXPECT_EQ(scales[3], 1);
+    EXPECT_EQ(scales[0], scales[3]);
     for (const float s : scales) {
-      EXPECT_GE(s, 1 / 64.0F);
-      EXPECT_LE(s, 64.0F);
+      EXPECT_GE(s, 1.0F);
+      EXPECT_LE(s, 64.0F * 64);
     }
   }
 }

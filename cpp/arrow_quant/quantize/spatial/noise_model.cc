@@ -5,7 +5,6 @@
 namespace arrow_quant {
 namespace {
 
-constexpr double kActivationSteps = 255;
 constexpr double kStepVariance = 12;
 constexpr std::int64_t kLargestRows = 256;
 
@@ -41,7 +40,8 @@ std::vector<double> ChannelEnergies(const LayerNoise& layer, std::span<const flo
   return energies;
 }
 
-double InputNoise(const InputExtremes& input, std::span<const double> energies, std::span<const float> scales) {
+double InputNoise(const InputExtremes& input, int bits, std::span<const double> energies,
+                  std::span<const float> scales) {
   double noise = 0;
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(input.block_size, 1));
   for (std::size_t begin = 0; begin < scales.size(); begin += size) {
@@ -54,7 +54,7 @@ double InputNoise(const InputExtremes& input, std::span<const double> energies, 
       high = std::max(high, input.max[c] * scales[c]);
       energy += energies[c];
     }
-    const double step = static_cast<double>(high - low) / kActivationSteps;
+    const double step = static_cast<double>(high - low) / ((1 << bits) - 1);
     noise += step * step / kStepVariance * energy;
   }
   return noise;
@@ -96,7 +96,8 @@ double WeightNoise(const LayerNoise& layer, std::span<const float> scales) {
 double ExpectedNoise(const LayerNoise& layer, std::span<const InputExtremes> inputs, std::span<const float> scales) {
   const std::vector<double> energies = ChannelEnergies(layer, scales);
   double noise = WeightNoise(layer, scales);
-  for (const InputExtremes& input : inputs) noise += input.weight * InputNoise(input, energies, scales);
+  for (const InputExtremes& input : inputs)
+    noise += input.weight * InputNoise(input, layer.activation_bits, energies, scales);
   return noise;
 }
 

@@ -23,6 +23,7 @@ struct LayerNoise {
   std::span<const float> input_energy;  // E[x^2] by column
   std::int64_t group_size = 128;        // columns with one grid
   int weight_bits = 4;
+  int activation_bits = 8;
 };
 
 // Expected squared error of the outputs, per row of the input, where the weight is W / e and the input e * x: both are
