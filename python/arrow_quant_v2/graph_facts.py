@@ -46,8 +46,8 @@ def graph_facts(model_path: str | os.PathLike[str], config: DiffusionQuantConfig
     models = {component: _without_weights(root / component) for component in components}
     built = {component: model for component, model in models.items() if model is not None}
     return GraphFacts(
-        {component: found for component, model in built.items() if (found := _producers(model))},
-        {component: found for component, model in built.items() if (found := _transposed(model))},
+        {component: _producers(model) for component, model in built.items()},
+        {component: _transposed(model) for component, model in built.items()},
     )
 
 

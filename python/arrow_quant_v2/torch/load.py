@@ -116,8 +116,10 @@ def load_quantized(
             if tensor.packed and leaf == "weight" and type(owner) in PACKED_MODULES and (bits or not expand):
                 assert owner is not None
                 weight = PackedWeight(tensor, default)
-                coded = bits is not None and _reads_by_its_axis(owner, tensor)
-                packed = make_integer(owner, weight, tensor, bits, expand) if coded else make_packed(owner, weight)
+                if bits is not None and _reads_by_its_axis(owner, tensor):
+                    packed = make_integer(owner, weight, tensor, bits, expand)
+                else:
+                    packed = make_packed(owner, weight)
                 _replace(model, owner_name, packed)
             elif owner is not None:
                 _assign(owner, leaf, tensor, default if dtype or tensor.quantized else None)
