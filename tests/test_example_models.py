@@ -11,7 +11,7 @@ import wave
 
 import numpy as np
 import pytest
-from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig
+from arrow_quant_v2 import ArrowQuantV2, DiffusionQuantConfig, QuantizedModel
 
 torch = pytest.importorskip("torch")
 
@@ -96,3 +96,12 @@ def test_training_makes_a_model(program, write, name, tmp_path, monkeypatch, cap
     assert "loss" in capsys.readouterr().out
     assert predicted(load_float_model(made), name).shape == SHAPES[name]
     assert json.loads((made / "config.json").read_text()) == json.loads((MODELS / name / "config.json").read_text())
+
+
+def test_transposed_convolutions_are_told_by_the_class_of_the_model(tmp_path):
+    """Their names say nothing; output channels are on the second axis."""
+    config = DiffusionQuantConfig(bit_width=8, group_size=64, min_accuracy=0.0, calibration="none")
+    ArrowQuantV2().quantize_diffusion_model(MODELS / "unet1d_voice", tmp_path / "q", config)
+    axes = {t.name: t.quant_axis for t in QuantizedModel(tmp_path / "q").entries if t.quantized}
+    assert any("upsample.conv" in name for name in axes)
+    assert {name for name, axis in axes.items() if axis == 1} == {name for name in axes if "upsample.conv" in name}

@@ -233,6 +233,26 @@ def test_convolutions_of_all_kinds(tmp_path, monkeypatch, kind, options):
         assert layer["spatial"]["rotation"] or "spatial" in fallen or "hadamard" not in options
 
 
+def test_a_file_that_took_a_transposed_convolution_for_another_is_no_trap(tmp_path, caplog):
+    """Square weights fit both ways. Their activations stay in floating point, with a warning."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = Wrapped(nn.ConvTranspose1d(12, 12, 4, stride=2, padding=1)).eval()
+    (tmp_path / "m").mkdir()
+    save_file(model.state_dict(), tmp_path / "m" / "model.safetensors")
+    samples = [{"x": torch.randn(8, 12, 20), "timestep": torch.zeros(8)} for _ in range(4)]
+    statistics = collect_activations(model, samples, (0.0, 1.0)).statistics
+    unaware = config(modality="audio", num_time_groups=1, quantize_patterns=["block"])
+    ArrowQuantV2().quantize_diffusion_model(tmp_path / "m", tmp_path / "q", unaware, statistics)
+    given_model = Wrapped(nn.ConvTranspose1d(12, 12, 4, stride=2, padding=1))
+    loaded = load_quantized(tmp_path / "q", torch.float32, model=given_model, activations="int8")
+    assert "transposed_patterns" in caplog.text
+    with torch.no_grad():
+        want, got = model(**samples[0]), loaded(**samples[0])
+    assert (want - got).norm() < 0.05 * want.norm()
+
+
 @settings(max_examples=30, deadline=None)
 @given(cols=st.integers(1, 200), seed=st.integers(0, 2**53 - 1))
 def test_torch_rotates_as_the_core_does(cols, seed):
