@@ -1,13 +1,14 @@
 """What equalization is worth: the same models with and without it, in one run.
 
-usage: spatial.py [--models DIR ...] [--widths 8 4] [--outliers DIR] [--samples N] [--calibration N] [--work DIR]
-                  [--out FILE]
+usage: spatial.py [--models DIR ...] [--widths 8 4] [--outliers DIR] [--samples N] [--calibration N]
+                  [--statistics FILE] [--work DIR] [--out FILE]
 
-Each model is calibrated once on its own sampling, then quantized without a transform, with the default, and with the
-default for integer activations (activation_bits 8). Figures are against the float model from the same noise, of
-samples that calibration has not seen: PSNR in dB of pictures or log-spectral distance in dB of sounds, the relative
-error of the prediction along the float model's trajectories with floating-point and with 8-bit activations, and the
-mean over layers of the output's signal-to-noise ratio by weights and of the error by 8-bit activations.
+Each model is calibrated once on its own sampling (or FILE has its statistics), then quantized without a transform,
+with the default, and with the default for integer activations (activation_bits 8). Figures are against the float model
+from the same noise, of samples that calibration has not seen: PSNR in dB of pictures or log-spectral distance in dB of
+sounds, the relative error of the prediction along the float model's trajectories with floating-point and with 8-bit
+activations, and the mean over layers of the output's signal-to-noise ratio by weights and of the error by 8-bit
+activations.
 
 With --outliers DIR one channel of the values in every block of a DiT is multiplied by 50, or divided, and the layer
 that reads them is changed the other way round, which changes nothing in float.
@@ -86,7 +87,8 @@ def row(model: pathlib.Path, statistics: Any, arguments: argparse.Namespace, wid
 
 
 def table(model: pathlib.Path, arguments: argparse.Namespace) -> list[str]:
-    statistics = sample_model(model, config_of(4, arguments.calibration, {})).statistics
+    statistics: Any = arguments.statistics and str(arguments.statistics)
+    statistics = statistics or sample_model(model, config_of(4, arguments.calibration, {})).statistics
     lines = [f"\n{model.name}\n", HEADER]
     for width in arguments.widths:
         for name in SETTINGS:
@@ -137,6 +139,7 @@ def outliers(model: pathlib.Path, arguments: argparse.Namespace) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", type=pathlib.Path, default=[])
+    parser.add_argument("--statistics", type=pathlib.Path)
     parser.add_argument("--outliers", type=pathlib.Path)
     parser.add_argument("--widths", nargs="+", type=int, default=[8, 4])
     parser.add_argument("--samples", type=int, default=32)

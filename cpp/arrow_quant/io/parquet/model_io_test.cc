@@ -210,6 +210,24 @@ TEST(ParquetModel, KeptTensorsOfAnyShape) {
   }
 }
 
+TEST(ParquetModel, PartsOfDifferentRotationsAreNoTensor) {
+  const TestDirectory directory;
+  const auto whole = MakeSample("big", 16, 36, 8, 16);
+  ParquetModelWriter writer(directory / "a.parquet");
+  for (std::uint64_t begin : {0, 8}) {
+    TensorRecord part = whole->record;
+    part.row_begin = begin;
+    part.row_count = 8;
+    part.data = part.data.subspan(begin * 36, 8 * 36);
+    part.scales = part.scales.subspan(begin * 3, 8 * 3);
+    part.zero_points = part.zero_points.subspan(begin * 3, 8 * 3);
+    if (begin > 0) part.rotation_seed.reset();
+    writer.Append(part);
+  }
+  writer.Close();
+  EXPECT_THROW(ParquetModel::Open(directory.path()), Error);
+}
+
 TEST(ParquetModel, PartsAreJoined) {
   const TestDirectory directory;
   const auto whole = MakeSample("big", 61, 36, 3, 16);
@@ -302,6 +320,8 @@ TEST(ParquetModelWriter, RefusesWhatTheReaderWouldRefuse) {
   using Edit = std::function<void(TensorRecord&)>;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> bad_scales(17 * 2, nan);
+  const std::vector<float> no_shift(100, nan);
+  const std::vector<float> negative(100, -1.0F);
   const std::vector<Edit> edits = {
       [](TensorRecord& r) { r.layer_name.clear(); },
       [](TensorRecord& r) { r.num_params += 1; },
@@ -326,6 +346,10 @@ TEST(ParquetModelWriter, RefusesWhatTheReaderWouldRefuse) {
       [](TensorRecord& r) { r.grid = "spline"; },
       [](TensorRecord& r) { r.packing = "msb"; },
       [](TensorRecord& r) { r.quant_type = "int16"; },
+      [](TensorRecord& r) { r.equalization_scales = r.equalization_scales.first(99); },
+      [](TensorRecord& r) { r.shift = r.shift.first(1); },
+      [&](TensorRecord& r) { r.shift = no_shift; },
+      [&](TensorRecord& r) { r.equalization_scales = negative; },
   };
   const auto sample = MakeSample("a", 17, 100, 4, 64);
   for (std::size_t i = 0; i < edits.size(); ++i) {
