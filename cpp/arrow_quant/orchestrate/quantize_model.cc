@@ -63,7 +63,8 @@ void AddStrategy(const std::optional<Modality>& modality, const ModelOptions& op
   const SpatialOptions& spatial = options.spatial;
   if (spatial.equalization == "balance" || spatial.equalization == "grid" || spatial.smoothing == "shift" ||
       spatial.hadamard != "none" || spatial.strategy == "always") {
-    r.result.warnings.push_back("no input of a layer is transformed: equalization, smoothing and rotation need activations");
+    r.result.warnings.push_back(
+        "no input of a layer is transformed: equalization, smoothing and rotation need activations");
   }
   if (options.rounding == "ldlq" || options.grid == "residual_binary") {
     r.result.warnings.push_back(
