@@ -60,3 +60,11 @@ def digest(directory: pathlib.Path) -> str:
     for file in sorted(p for p in directory.rglob("*") if p.is_file()):
         h.update(str(file.relative_to(directory)).encode() + file.read_bytes())
     return h.hexdigest()
+
+
+def exact_codes_of(table, x, ranges, axis):
+    """Codes that are not rounded: integer layers then compute their function in floating point, transforms and folded
+    modules included."""
+    shape = [x.shape[axis] if d == axis % x.dim() else 1 for d in range(x.dim())]
+    scales = ranges.scales.repeat_interleave(ranges.block_size)[: x.shape[axis]].reshape(shape)
+    return x.float() / scales

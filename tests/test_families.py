@@ -15,6 +15,7 @@ from arrow_quant_v2.torch import load_quantized, load_state_dict  # noqa: E402
 from arrow_quant_v2.torch.activations import ActivationTable  # noqa: E402
 from arrow_quant_v2.torch.calibrate import collect_samples  # noqa: E402
 from arrow_quant_v2.torch.folding import foldable  # noqa: E402
+from helpers import exact_codes_of  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_families import families  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
@@ -129,14 +130,8 @@ def test_integer_activations_run(family, source, want, monkeypatch):
     folded = {name for name, module in model.named_modules() if getattr(module, "input_is_scaled", False)}
     assert folded
     assert folded <= set(foldable(model))
-    monkeypatch.setattr(ActivationTable, "encode", exact)
+    monkeypatch.setattr(ActivationTable, "encode", exact_codes_of)
     assert relative(family.run(model), family.run(load_quantized(path))) < 1e-4
-
-
-def exact(self, x, ranges, axis):
-    """Codes that are not rounded: the layers compute their function, with what is folded into others."""
-    shape = [x.shape[axis] if d == axis % x.dim() else 1 for d in range(x.dim())]
-    return x.float() / ranges.scales.repeat_interleave(ranges.block_size)[: x.shape[axis]].reshape(shape)
 
 
 @pytest.mark.parametrize("name", ["sd3", "pixart", "unet2d_condition", "stable_audio"])

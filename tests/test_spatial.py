@@ -18,6 +18,7 @@ from arrow_quant_v2 import (
     quantize_layer,
 )
 from arrow_quant_v2._native import core
+from helpers import exact_codes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,14 +160,6 @@ def test_what_does_not_help_is_recorded_with_its_cause():
     assert "groups" in fallback["cause"]
 
 
-def exact(self, x, ranges, axis):
-    """Codes that are not rounded: integer layers then compute their function in floating point, transforms and folded
-    modules included."""
-    shape = [x.shape[axis] if d == axis % x.dim() else 1 for d in range(x.dim())]
-    scales = ranges.scales.repeat_interleave(ranges.block_size)[: x.shape[axis]].reshape(shape)
-    return x.to(torch.float32) / scales
-
-
 CONVOLUTIONS = {
     "1d": (lambda: nn.Conv1d(12, 10, 3, padding=1), (12, 40)),
     "2d": (lambda: nn.Conv2d(12, 10, 3, padding=1, stride=2), (12, 12, 12)),
@@ -222,7 +215,7 @@ def test_convolutions_of_all_kinds(tmp_path, monkeypatch, kind, options):
     energy = want.square().sum()
     assert (got - want).square().sum() < 1e-3 * energy
     assert (coded - want).square().sum() < 1e-2 * energy
-    monkeypatch.setattr(ActivationTable, "encode", exact)
+    monkeypatch.setattr(ActivationTable, "encode", exact_codes_of)
     with torch.no_grad():
         assert (integer(x, torch.zeros(4)) - got).norm() < 1e-5 * got.norm()
     if options and not grouped:
@@ -330,7 +323,7 @@ def test_layers_that_share_an_input_are_offered_the_same_scales(tmp_path, demo_m
 
 @pytest.fixture
 def exact_codes(monkeypatch):
-    monkeypatch.setattr(ActivationTable, "encode", exact)
+    monkeypatch.setattr(ActivationTable, "encode", exact_codes_of)
 
 
 def test_the_whole_model_is_the_same_function(transformed, exact_codes):

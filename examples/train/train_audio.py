@@ -11,7 +11,6 @@ CC BY-SA 3.0 (see copyright in the package), downloaded with apt-get where it is
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import torch
 from diffusers import UNet1DModel
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from training import Batches, Recipe, make_scheduler, run_facts, sample, save_model, train
+from training import Batches, Recipe, make_scheduler, parse_arguments, run_facts, sample, save_model, train
 
 MODELS = pathlib.Path(__file__).resolve().parent.parent / "models"
 PACKAGE = "asterisk-core-sounds-en-wav"
@@ -120,13 +119,9 @@ def save_sound(frames: torch.Tensor, path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=pathlib.Path, help=f"a folder of WAV files; default those of {PACKAGE}")
-    parser.add_argument("--out", type=pathlib.Path, default=MODELS / "unet1d_voice")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parse_arguments(
+        __doc__ or "", f"a folder of WAV files; default those of {PACKAGE}", MODELS / "unet1d_voice"
+    )
     torch.manual_seed(0)
     recipe = QUICK if arguments.quick else RECIPE
     sounds = load_sounds(arguments.data or sounds_folder())

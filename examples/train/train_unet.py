@@ -11,7 +11,6 @@ Digits, E. Alpaydin and C. Kaynak 1998, UCI Machine Learning Repository, doi.org
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import math
 import pathlib
@@ -24,7 +23,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from training import Batches, Recipe, make_scheduler, run_facts, sample, save_model, train
+from training import Batches, Recipe, make_scheduler, parse_arguments, run_facts, sample, save_model, train
 
 MODELS = pathlib.Path(__file__).resolve().parent.parent / "models"
 SIZE = 16
@@ -96,13 +95,7 @@ def save_pictures(pictures: torch.Tensor, path: pathlib.Path, columns: int = 8, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=pathlib.Path, help="digits.csv.gz; default that of scikit-learn")
-    parser.add_argument("--out", type=pathlib.Path, default=MODELS / "unet_digits")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parse_arguments(__doc__ or "", "digits.csv.gz; default that of scikit-learn", MODELS / "unet_digits")
     torch.manual_seed(0)
     recipe = QUICK if arguments.quick else RECIPE
     digits = load_digits(arguments.data or digits_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -42,6 +43,18 @@ class Trained:
     model: nn.Module
     loss: float
     minutes: float
+
+
+def parse_arguments(description: str, data: str, out: pathlib.Path) -> argparse.Namespace:
+    """The command line of a training program, with the number of threads set; ``data`` is the help of --data."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, help=data)
+    parser.add_argument("--out", type=pathlib.Path, default=out)
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def make_scheduler(prediction: str = "epsilon") -> DDPMScheduler:
